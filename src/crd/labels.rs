@@ -1,0 +1,44 @@
+//! Keys of the labels and annotations on objects we create. One file, so that selectors, builders
+//! and the admission policy cannot drift apart.
+
+/// Name of the Task.
+pub const TASK: &str = "opentiger.dev/task";
+/// Uid of the Task.
+pub const TASK_UID: &str = "opentiger.dev/task-uid";
+/// Name of the Run; present on every Pod of ours.
+pub const RUN: &str = "opentiger.dev/run";
+/// Name of the AgentPool.
+pub const POOL: &str = "opentiger.dev/pool";
+/// Slot name, for example `worker-3`.
+pub const AGENT: &str = "opentiger.dev/agent";
+/// Role in lower case.
+pub const ROLE: &str = "opentiger.dev/role";
+/// Scheduling lane.
+pub const LANE: &str = "opentiger.dev/lane";
+/// Ordinal of the attempt.
+pub const ATTEMPT: &str = "opentiger.dev/attempt";
+/// Purpose of the Run in lower case.
+pub const PURPOSE: &str = "opentiger.dev/purpose";
+/// Leadership term under which the object was created; checked by the admission policy.
+pub const TERM: &str = "opentiger.dev/term";
+/// `app.kubernetes.io/managed-by`.
+pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+/// Value of [`MANAGED_BY`].
+pub const MANAGER: &str = "opentiger";
+
+/// Annotation on a Pod: the runner's input document (JSON, at most 128 KiB).
+pub const INPUTS: &str = "opentiger.dev/inputs";
+/// Annotation on Pods: the target areas that the Run occupies, one a line (not label-safe).
+pub const AREAS: &str = "opentiger.dev/areas";
+/// Annotation on CRDs: hash of the schema, compared by the operator at start.
+pub const SCHEMA_HASH: &str = "opentiger.dev/schema-hash";
+
+/// Whether `value` may be used as a label value (Kubernetes: at most 63 of `[A-Za-z0-9._-]`,
+/// alphanumeric at both ends, or empty).
+pub fn is_label_value(value: &str) -> bool {
+    let ends = |c: Option<char>| c.is_none_or(|c| c.is_ascii_alphanumeric());
+    value.len() <= 63
+        && value.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'))
+        && ends(value.chars().next())
+        && ends(value.chars().last())
+}

@@ -1,0 +1,266 @@
+//! `AgentPool`: slots of one role, and the template of the Pods that fill them.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::Toleration;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Condition, GoDuration, run::SecretRef};
+
+/// Which kind of agent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub enum Role {
+    #[default]
+    Worker,
+    Tester,
+    Docser,
+}
+
+impl Role {
+    /// Every role.
+    pub const ALL: [Self; 3] = [Self::Worker, Self::Tester, Self::Docser];
+
+    /// The CamelCase word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Worker => "Worker",
+            Self::Tester => "Tester",
+            Self::Docser => "Docser",
+        }
+    }
+}
+
+/// Slots of one role and the template of their Pods.
+#[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "opentiger.dev",
+    version = "v1alpha1",
+    kind = "AgentPool",
+    plural = "agentpools",
+    shortname = "otp",
+    category = "opentiger",
+    namespaced,
+    derive = "PartialEq",
+    derive = "Default",
+    status = "AgentPoolStatus",
+    scale(spec_replicas_path = ".spec.replicas", status_replicas_path = ".status.replicas", label_selector_path = ".status.selector"),
+    doc = "An AgentPool is a number of slots for agents of one role, and the template of the Pods that fill them.",
+    validation = Rule::new("self.metadata.name.size() <= 40").message("name: must be at most 40 characters, because slot names are made from it"),
+    validation = Rule::new("!self.metadata.name.contains('.')").message("name: must not contain '.', use lower case letters, digits and '-'"),
+    printcolumn(name = "Role", type_ = "string", json_path = ".spec.role"),
+    printcolumn(name = "Slots", type_ = "integer", json_path = ".spec.replicas"),
+    printcolumn(name = "Busy", type_ = "integer", json_path = ".status.busy"),
+    printcolumn(name = "Suspended", type_ = "boolean", json_path = ".spec.suspend"),
+    printcolumn(name = "Executor", type_ = "string", json_path = ".spec.executor.type"),
+    printcolumn(name = "Image", type_ = "string", json_path = ".spec.image", priority = 1),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct AgentPoolSpec {
+    /// Which Tasks its agents take.
+    #[x_kube(validation = Rule::new("self == oldSelf").message("role: cannot be changed, create another AgentPool"))]
+    pub role: Role,
+    /// Number of slots: Runs that may be in progress at once.
+    #[serde(default = "default_replicas")]
+    #[schemars(range(min = 0, max = 1000))]
+    pub replicas: i32,
+    /// True starts nothing new in this pool; what runs goes on.
+    #[serde(default)]
+    pub suspend: bool,
+    /// Image that holds the executor and the tools of the repository.
+    #[schemars(length(min = 1, max = 512))]
+    pub image: String,
+    #[serde(default)]
+    pub image_pull_policy: ImagePullPolicy,
+    /// What works on the Task.
+    pub executor: Executor,
+    /// Secret whose keys become environment variables of the agent container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials_secret_ref: Option<SecretRef>,
+    /// Compute resources of the agent container.
+    #[serde(default)]
+    pub resources: Resources,
+    /// Where the Pods may connect to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<Egress>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub runtime_class_name: Option<String>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub node_selector: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 50))]
+    pub tolerations: Vec<Toleration>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 10))]
+    pub image_pull_secrets: Vec<SecretRef>,
+}
+
+fn default_replicas() -> i32 {
+    1
+}
+
+/// When the node pulls the image.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ImagePullPolicy {
+    Always,
+    #[default]
+    IfNotPresent,
+    Never,
+}
+
+impl ImagePullPolicy {
+    /// The word Kubernetes uses.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Always => "Always",
+            Self::IfNotPresent => "IfNotPresent",
+            Self::Never => "Never",
+        }
+    }
+}
+
+/// Requests and limits, in Kubernetes quantities.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Resources {
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub requests: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub limits: BTreeMap<String, String>,
+}
+
+/// Addresses and TCP ports that the pool's Pods may reach besides DNS.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Egress {
+    #[serde(default)]
+    #[schemars(length(max = 50))]
+    pub allow: Vec<EgressRule>,
+}
+
+/// One range of addresses with the TCP ports that may be reached there.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct EgressRule {
+    #[schemars(length(max = 64))]
+    #[x_kube(validation = Rule::new("isCIDR(self)").message("cidr: must be a range such as 0.0.0.0/0 or 10.0.0.0/8"))]
+    pub cidr: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 50), inner(length(max = 64)))]
+    #[x_kube(validation = Rule::new("self.all(c, isCIDR(c))").message("except: must be ranges such as 10.0.0.0/8"))]
+    pub except: Vec<String>,
+    /// Empty: every port.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 50), inner(range(min = 1, max = 65535)))]
+    pub ports: Vec<i32>,
+}
+
+/// What works on the Task: exactly the member named by `type` is set.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("(self.type == 'Command') == has(self.command) && (self.type == 'Mock') == has(self.mock)").message("executor: set exactly the member named by type (type Command needs command, type Mock needs mock, and no other)"))]
+pub struct Executor {
+    #[serde(rename = "type")]
+    pub type_: ExecutorType,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub command: Option<CommandExecutor>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mock: Option<MockExecutor>,
+}
+
+/// Kinds of executor.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ExecutorType {
+    /// A program run in the checkout.
+    #[default]
+    Command,
+    /// Scripted outcomes, for tests and demonstrations.
+    Mock,
+}
+
+/// A program run in the checkout, without a shell.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CommandExecutor {
+    /// Program and arguments.
+    #[schemars(length(max = 64), inner(length(max = 8192)))]
+    #[x_kube(validation = Rule::new("self.size() > 0 && self[0].matches('\\\\S')").message("argv: must not be empty, its first element is the program to run"))]
+    pub argv: Vec<String>,
+}
+
+/// A scripted outcome.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MockExecutor {
+    pub outcome: MockOutcome,
+    /// How long it works before the outcome.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("self.matches('^([0-9]+([.][0-9]+)?(ms|s|m|h))+$')").message("delay: must be a duration such as 30s"))]
+    pub delay: Option<GoDuration>,
+    /// Attempts up to this ordinal have the outcome, later ones succeed. Absent: every attempt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub first_attempts: Option<i32>,
+    /// For `Succeed` (and attempts after `firstAttempts`): the file that is written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512))]
+    #[x_kube(validation = Rule::new("!self.startsWith('/') && !self.matches('(^|/)[.][.](/|$)')").message("file: must be relative to the repository and must not contain '..'"))]
+    pub file: Option<String>,
+    /// For `Succeed`: the content of the file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16384))]
+    pub content: Option<String>,
+    /// For `Fail`: the failure code, by default `execution_failed`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub failure_code: Option<String>,
+    /// For `Fail` and `Quota`: the message.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    pub message: Option<String>,
+    /// For `Quota`: the time until the limit resets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("self.matches('^([0-9]+([.][0-9]+)?(ms|s|m|h))+$')").message("resetAfter: must be a duration such as 30s"))]
+    pub reset_after: Option<GoDuration>,
+}
+
+/// What a Mock executor does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum MockOutcome {
+    /// Writes the file and ends well.
+    #[default]
+    Succeed,
+    /// Ends with the failure code.
+    Fail,
+    /// Reports a provider limit.
+    Quota,
+    /// Never ends and prints nothing.
+    Hang,
+    /// Prints the same line for ever.
+    Loop,
+    /// Is killed by a signal.
+    Crash,
+    /// Ends with exit code 0, prints binary noise and changes nothing.
+    Garbage,
+}
+
+/// What people read. Written by the pool controller only.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct AgentPoolStatus {
+    /// Slots, for the scale subresource.
+    pub replicas: i32,
+    /// Selector of the pool's Pods, for the scale subresource.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 256))]
+    pub selector: String,
+    /// Slots that hold a Run or a Pod.
+    pub busy: i32,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub conditions: Vec<Condition>,
+    pub observed_generation: i64,
+}

@@ -1,0 +1,275 @@
+//! `System`: the settings of one namespace and the state of its runtime hatch.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::run::SecretRef;
+use super::{Condition, GoDuration};
+
+/// Name of the one System of a namespace.
+pub const NAME: &str = "default";
+
+/// Settings of one namespace.
+#[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "opentiger.dev",
+    version = "v1alpha1",
+    kind = "System",
+    plural = "systems",
+    shortname = "ots",
+    category = "opentiger",
+    namespaced,
+    derive = "PartialEq",
+    derive = "Default",
+    status = "SystemStatus",
+    doc = "The System holds the settings of a namespace: repository, dispatch, recovery, and the runtime hatch.",
+    validation = Rule::new("self.metadata.name == 'default'").message("name: there is one System in a namespace and it must be named 'default'"),
+    printcolumn(name = "Hatch", type_ = "string", json_path = ".status.hatch.state"),
+    printcolumn(name = "Repository", type_ = "string", json_path = ".spec.repository.url"),
+    printcolumn(name = "Max", type_ = "integer", json_path = ".spec.dispatch.maxConcurrent"),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
+    printcolumn(name = "Term", type_ = "integer", json_path = ".status.term", priority = 1),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct SystemSpec {
+    /// `Armed` lets Runs start. `Disarmed` locks: nothing starts. `Manual`: the state stays as it was
+    /// last set, Disarmed at first.
+    #[serde(default)]
+    pub runtime_hatch: RuntimeHatch,
+    /// Where the code comes from and goes to.
+    pub repository: Repository,
+    #[serde(default)]
+    pub dispatch: Dispatch,
+    #[serde(default)]
+    pub recovery: Recovery,
+    #[serde(default)]
+    pub self_heal: SelfHeal,
+}
+
+/// Whether Runs may start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum RuntimeHatch {
+    #[default]
+    Manual,
+    Armed,
+    Disarmed,
+}
+
+/// How results are delivered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum RepositoryMode {
+    /// Any git remote: a branch is pushed.
+    #[default]
+    Git,
+}
+
+/// The repository that Tasks work on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Repository {
+    #[serde(default)]
+    pub mode: RepositoryMode,
+    /// `http`, `https` or `ssh` URL (also `user@host:path`), without credentials in it.
+    #[schemars(length(max = 2048))]
+    #[x_kube(validation = Rule::new("self.matches('^(https?|ssh)://[^[:space:]]+$') || self.matches('^[A-Za-z0-9_.]+@[A-Za-z0-9.-]+:[^[:space:]]+$')").message("url: must be an http, https or ssh URL such as https://git.example.com/team/app.git"))]
+    #[x_kube(validation = Rule::new("!self.matches('^https?://[^/]*@')").message("url: must not contain credentials, put them into a Secret and name it in credentialsSecretRef"))]
+    pub url: String,
+    /// Branch that work starts from.
+    #[serde(default = "default_base_branch")]
+    #[schemars(length(min = 1, max = 255))]
+    #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9_][A-Za-z0-9._/+@-]*$') && !self.contains('..') && !self.contains('//') && !self.contains('@{') && !self.endsWith('/') && !self.endsWith('.') && !self.endsWith('.lock')").message("baseBranch: must be a git branch name such as main or release/1.2, without a leading '-'"))]
+    pub base_branch: String,
+    /// Prefix of the branches that Runs push.
+    #[serde(default = "default_branch_prefix")]
+    #[schemars(length(min = 1, max = 200))]
+    #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9_][A-Za-z0-9._/+-]*$') && !self.contains('..') && !self.contains('//')").message("branchPrefix: must be the beginning of a git branch name such as agent/"))]
+    pub branch_prefix: String,
+    /// Secret of type `kubernetes.io/basic-auth`, or `kubernetes.io/ssh-auth` with a `known_hosts` key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials_secret_ref: Option<SecretRef>,
+}
+
+fn default_base_branch() -> String {
+    "main".into()
+}
+
+fn default_branch_prefix() -> String {
+    "agent/".into()
+}
+
+/// How Runs are admitted.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Dispatch {
+    /// Runs in progress at once in this namespace. Absent: as many as the pools have slots.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100_000))]
+    pub max_concurrent: Option<i32>,
+    /// Floors and caps of lanes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 50))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub lanes: Vec<Lane>,
+}
+
+/// Floor and cap of one lane.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.minSlots) || !has(self.maxSlots) || self.minSlots <= self.maxSlots").message("lanes: minSlots must not be above maxSlots"))]
+pub struct Lane {
+    #[schemars(length(min = 1, max = 63))]
+    pub name: String,
+    /// Slots that this lane is served first with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 100_000))]
+    pub min_slots: Option<i32>,
+    /// Slots that this lane never exceeds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100_000))]
+    pub max_slots: Option<i32>,
+}
+
+/// How failures are retried.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Recovery {
+    /// Wait after a failed attempt.
+    #[serde(default = "default_failed_cooldown")]
+    #[x_kube(validation = Rule::new("self.matches('^([0-9]+([.][0-9]+)?(ms|s|m|h))+$') && duration(self) <= duration('24h')").message("failedCooldown: must be a duration of at most 24h, such as 30s"))]
+    pub failed_cooldown: GoDuration,
+    /// Wait of a Task that needs rework before it is tried again.
+    #[serde(default = "default_blocked_cooldown")]
+    #[x_kube(validation = Rule::new("self.matches('^([0-9]+([.][0-9]+)?(ms|s|m|h))+$') && duration(self) <= duration('24h')").message("blockedCooldown: must be a duration of at most 24h, such as 2m"))]
+    pub blocked_cooldown: GoDuration,
+    /// Least time between two attempts of one Task. Absent: the cooldown of the class alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("self.matches('^([0-9]+([.][0-9]+)?(ms|s|m|h))+$') && duration(self) <= duration('24h')").message("dispatchRetryDelay: must be a duration of at most 24h, such as 5m"))]
+    pub dispatch_retry_delay: Option<GoDuration>,
+    /// Failed attempts that a Task may cost in all. Absent: limits per failure class only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1000))]
+    pub max_retries: Option<i32>,
+    /// Time from admission until the agent must have started, before the attempt is given up as an
+    /// infrastructure fault.
+    #[serde(default = "default_startup_timeout")]
+    #[x_kube(validation = Rule::new("self.matches('^([0-9]+([.][0-9]+)?(ms|s|m|h))+$') && duration(self) >= duration('10s') && duration(self) <= duration('24h')").message("startupTimeout: must be a duration between 10s and 24h, such as 15m"))]
+    pub startup_timeout: GoDuration,
+}
+
+impl Default for Recovery {
+    fn default() -> Self {
+        Self {
+            failed_cooldown: default_failed_cooldown(),
+            blocked_cooldown: default_blocked_cooldown(),
+            dispatch_retry_delay: None,
+            max_retries: None,
+            startup_timeout: default_startup_timeout(),
+        }
+    }
+}
+
+fn default_failed_cooldown() -> GoDuration {
+    GoDuration::from_secs(30)
+}
+
+fn default_blocked_cooldown() -> GoDuration {
+    GoDuration::from_secs(120)
+}
+
+fn default_startup_timeout() -> GoDuration {
+    GoDuration::from_secs(900)
+}
+
+fn default_liveness_window() -> GoDuration {
+    GoDuration::from_secs(120)
+}
+
+/// How the system notices that an agent hangs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SelfHeal {
+    /// Time without a sign of life of the runner after which its container is ended.
+    #[serde(default = "default_liveness_window")]
+    #[x_kube(validation = Rule::new("self.matches('^([0-9]+([.][0-9]+)?(ms|s|m|h))+$') && duration(self) >= duration('10s') && duration(self) <= duration('1h')").message("agentLivenessWindow: must be a duration between 10s and 1h, such as 2m"))]
+    pub agent_liveness_window: GoDuration,
+}
+
+impl Default for SelfHeal {
+    fn default() -> Self {
+        Self { agent_liveness_window: default_liveness_window() }
+    }
+}
+
+impl Recovery {
+    /// `failedCooldown` as a duration.
+    pub fn failed_cooldown(&self) -> Duration {
+        GoDuration::or(Some(&self.failed_cooldown), Duration::from_secs(30))
+    }
+
+    /// `blockedCooldown` as a duration.
+    pub fn blocked_cooldown(&self) -> Duration {
+        GoDuration::or(Some(&self.blocked_cooldown), Duration::from_secs(120))
+    }
+
+    /// `dispatchRetryDelay` as a duration, zero when absent.
+    pub fn dispatch_retry_delay(&self) -> Duration {
+        GoDuration::or(self.dispatch_retry_delay.as_ref(), Duration::ZERO)
+    }
+}
+
+/// Whether Runs may start now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum HatchState {
+    #[default]
+    Disarmed,
+    Armed,
+}
+
+/// State of the runtime hatch.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Hatch {
+    pub state: HatchState,
+    /// When it came to be so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub since: Option<Timestamp>,
+    /// Who set it.
+    #[schemars(length(max = 256))]
+    pub by: String,
+    /// Why.
+    #[schemars(length(max = 1024))]
+    pub reason: String,
+}
+
+/// What people read. Written by the system controller only.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SystemStatus {
+    pub hatch: Hatch,
+    /// Leadership term: raised by each new leader; creates of an older term are refused.
+    pub term: i64,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub conditions: Vec<Condition>,
+    pub observed_generation: i64,
+}
+
+impl System {
+    /// Whether a Run or a Pod may be started now: the spec does not lock and the status is armed.
+    /// Absent status counts as disarmed (invariant S12).
+    pub fn is_armed(&self) -> bool {
+        self.spec.runtime_hatch != RuntimeHatch::Disarmed
+            && self.status.as_ref().is_some_and(|s| s.hatch.state == HatchState::Armed)
+    }
+
+    /// The leadership term in force.
+    pub fn term(&self) -> i64 {
+        self.status.as_ref().map_or(0, |s| s.term)
+    }
+}

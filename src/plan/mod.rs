@@ -1,0 +1,13 @@
+//! Pure decisions: functions of objects and `now` that return a plan. No clock, environment,
+//! randomness or I/O; waiting is a plan with a deadline, never an error.
+
+pub mod area;
+pub mod classify;
+pub mod command;
+pub mod dispatch;
+pub mod lanes;
+pub mod policy;
+pub mod priority;
+pub mod quota;
+pub mod run;
+pub mod task;
