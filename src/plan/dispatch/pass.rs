@@ -139,10 +139,15 @@ impl Queue {
         let Some(entry) = self.tasks.get(&id) else {
             return Vec::new();
         };
-        let mut unresolved = Vec::new();
-        let mut found = Vec::new();
+        let mut unresolved: Vec<Name> = Vec::new();
+        let mut found: Vec<ResolvedDependency> = Vec::new();
         for name in &entry.facts.dependencies {
-            if entry.resolved.iter().any(|known| known.name == *name) {
+            if entry
+                .resolved
+                .iter()
+                .chain(&found)
+                .any(|known| known.name == *name)
+            {
                 continue;
             }
             match self.outcome(name) {
@@ -153,7 +158,10 @@ impl Queue {
                     });
                 }
                 Some((Outcome::Pending | Outcome::GivenUp, _)) | None => {
-                    unresolved.push(name.as_str().into());
+                    let name: Name = name.as_str().into();
+                    if !unresolved.contains(&name) {
+                        unresolved.push(name);
+                    }
                 }
             }
         }
