@@ -1,0 +1,4 @@
+//! What tests share. `cluster`: a control plane that somebody else has started.
+#![allow(dead_code)]
+
+pub mod cluster;
