@@ -14,10 +14,7 @@ const WALLS: &[(&str, &[&str])] = &[
     ("metrics", &["crd"]),
     ("cluster", &["crd", "metrics"]),
     ("postgres", &["crd", "metrics"]),
-    (
-        "controller",
-        &["crd", "plan", "build", "config", "telemetry", "metrics", "cluster"],
-    ),
+    ("controller", &["crd", "plan", "build", "config", "telemetry", "metrics", "cluster"]),
     ("http_api", &["crd", "plan", "cluster", "postgres"]),
     ("runner", &["crd", "plan", "config", "telemetry"]),
 ];
@@ -152,7 +149,9 @@ fn raw_string(chars: &[char], i: usize) -> Option<usize> {
     (chars.get(j) == Some(&'"')).then_some(())?;
     while j < chars.len() {
         j += 1;
-        if chars.get(j) == Some(&'"') && chars[j + 1..].iter().take(hashes).filter(|c| **c == '#').count() == hashes {
+        if chars.get(j) == Some(&'"')
+            && chars[j + 1..].iter().take(hashes).filter(|c| **c == '#').count() == hashes
+        {
             return Some(j + 1 + hashes);
         }
     }
@@ -276,7 +275,9 @@ fn violations(file: &str, source: &str) -> Vec<String> {
             }
         }
         for (call, files) in CALLS {
-            let called = path == *call || path.ends_with(&format!("::{call}")) || path.starts_with(&format!("{call}::"));
+            let called = path == *call
+                || path.ends_with(&format!("::{call}"))
+                || path.starts_with(&format!("{call}::"));
             if called && !in_tests && !files.iter().any(|f| file.starts_with(f)) {
                 out.push(format!("{file}:{line}: `{path}` may be called in {} only", files.join(", ")));
             }
@@ -381,12 +382,21 @@ fn a_forbidden_import_is_found_however_it_is_written() {
 #[test]
 fn what_the_walls_allow_is_not_refused() {
     for (file, source) in [
-        ("src/plan/dispatch.rs", "use crate::crd::{self, Task}; use super::quota; use super::super::crd::Run;"),
-        ("src/plan/dispatch.rs", "mod tests { use super::*; use super::super::area; fn f() { Timestamp::now(); } }"),
+        (
+            "src/plan/dispatch.rs",
+            "use crate::crd::{self, Task}; use super::quota; use super::super::crd::Run;",
+        ),
+        (
+            "src/plan/dispatch.rs",
+            "mod tests { use super::*; use super::super::area; fn f() { Timestamp::now(); } }",
+        ),
         ("src/controller/mirror.rs", "use crate::postgres::Pool;"),
         ("src/controller/mirror/batch.rs", "use crate::{postgres, cluster};"),
         ("src/crd/task.rs", "// use crate::plan;\n/* crate::plan /* crate::plan */ crate::plan */"),
-        ("src/crd/task.rs", "const X: &str = \"crate::plan\"; const Y: &str = r#\"a \" crate::plan\"#; const Z: char = '\"';"),
+        (
+            "src/crd/task.rs",
+            "const X: &str = \"crate::plan\"; const Y: &str = r#\"a \" crate::plan\"#; const Z: char = '\"';",
+        ),
         ("src/crd/task.rs", "fn f<'a>(x: &'a str) -> Vec::<u8> { matches!(x, '\\'' | 'b'); crate::m!() }"),
         ("src/bin/opentiger.rs", "use opentiger::{controller, postgres}; fn f() { Timestamp::now(); }"),
         ("src/config.rs", "fn f() { std::env::var(\"X\"); }"),

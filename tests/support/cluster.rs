@@ -11,6 +11,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
+use opentiger::crd::labels::SCHEMA_HASH;
 use serde_json::{Value, json};
 
 /// Names the kubeconfig of the control plane.
@@ -20,15 +21,16 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The kubeconfig of the control plane. Fails with one line when there is none.
 pub fn kubeconfig() -> PathBuf {
-    std::env::var_os(KUBECONFIG)
-        .map(PathBuf::from)
-        .unwrap_or_else(|| panic!("{KUBECONFIG} is not set: run `make test`, which starts a control plane and sets it"))
+    std::env::var_os(KUBECONFIG).map(PathBuf::from).unwrap_or_else(|| {
+        panic!("{KUBECONFIG} is not set: run `make test`, which starts a control plane and sets it")
+    })
 }
 
 /// A client of the control plane.
 pub async fn client() -> Client {
     let file = kubeconfig();
-    let kubeconfig = Kubeconfig::read_from(&file).unwrap_or_else(|e| panic!("failed to read {}: {e}", file.display()));
+    let kubeconfig =
+        Kubeconfig::read_from(&file).unwrap_or_else(|e| panic!("failed to read {}: {e}", file.display()));
     let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
         .await
         .unwrap_or_else(|e| panic!("failed to use {}: {e}", file.display()));
@@ -41,15 +43,26 @@ pub async fn install_crds(client: &Client) {
     let api: Api<CustomResourceDefinition> = Api::all(client.clone());
     for crd in opentiger::crd::schema::all().expect("definitions") {
         let name = crd.metadata.name.clone().expect("a name");
+        let hash = crd.metadata.annotations.clone().unwrap_or_default();
+        let served = api.get_opt(&name).await.expect("an answer").is_some_and(|present| {
+            let annotations = present.metadata.annotations.clone().unwrap_or_default();
+            annotations.get(SCHEMA_HASH) == hash.get(SCHEMA_HASH) && is_established(&present)
+        });
+        if served {
+            continue;
+        }
         let params = PatchParams::apply("opentiger-tests").force();
         api.patch(&name, &params, &Patch::Apply(&crd)).await.expect("accepted definition");
         eventually(&format!("{name} is established"), || async {
-            let crd = api.get(&name).await.ok()?;
-            let conditions = crd.status?.conditions.unwrap_or_default();
-            conditions.iter().any(|c| c.type_ == "Established" && c.status == "True").then_some(())
+            is_established(&api.get(&name).await.ok()?).then_some(())
         })
         .await;
     }
+}
+
+fn is_established(crd: &CustomResourceDefinition) -> bool {
+    let conditions = crd.status.as_ref().and_then(|s| s.conditions.as_ref());
+    conditions.is_some_and(|list| list.iter().any(|c| c.type_ == "Established" && c.status == "True"))
 }
 
 /// A namespace that is deleted when this value goes away.
@@ -77,7 +90,8 @@ impl Drop for TestNamespace {
         let name = std::mem::take(&mut self.name);
         // A runtime of its own: that of the test may be ending, and a client belongs to its runtime.
         let deleted = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(async {
                 let api: Api<Namespace> = Api::all(client().await);
                 drop(api.delete(&name, &DeleteParams::default()).await);
