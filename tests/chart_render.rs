@@ -80,7 +80,10 @@ fn the_rights_of_operator_and_api_are_the_ones_written_down() {
     let ways: [(&str, &[&str]); 3] = [
         ("default: the namespace of the release", &[DATABASE]),
         ("two namespaces", &[DATABASE, "watchNamespaces={team-a,team-b}"]),
-        ("every namespace, no Kubernetes tokens at the API", &[DATABASE, "clusterWide=true", "api.auth.kubernetes.enabled=false"]),
+        (
+            "every namespace, no Kubernetes tokens at the API",
+            &[DATABASE, "clusterWide=true", "api.auth.kubernetes.enabled=false"],
+        ),
     ];
     let mut all = String::from("# Every right that the chart grants. Compared by tests/chart_render.rs.\n");
     for (title, set) in ways {
@@ -106,7 +109,8 @@ fn nobody_gets_secrets_wildcards_or_a_second_way_to_write(#[case] set: &[&str]) 
             for list in [words("apiGroups"), words("resources"), words("verbs")] {
                 assert!(!list.iter().any(|w| w == "*"), "{role}");
             }
-            let (update, patch) = (words("verbs").contains(&"update".into()), words("verbs").contains(&"patch".into()));
+            let (update, patch) =
+                (words("verbs").contains(&"update".into()), words("verbs").contains(&"patch".into()));
             assert!(!(update && patch), "update beside patch: {role}");
         }
     }
@@ -122,7 +126,10 @@ fn nobody_gets_secrets_wildcards_or_a_second_way_to_write(#[case] set: &[&str]) 
 #[case("runner.image=", "image")]
 fn a_typo_in_the_values_is_refused(#[case] set: &str, #[case] named: &str) {
     let message = helm_refuses(&template_args("opentiger", &[DATABASE, set]));
-    assert!(message.contains("don't meet the specifications of the schema") && message.contains(named), "{message}");
+    assert!(
+        message.contains("don't meet the specifications of the schema") && message.contains(named),
+        "{message}"
+    );
 }
 
 #[rstest]
@@ -149,7 +156,11 @@ fn every_value_has_a_schema_and_every_default_meets_it() {
         };
         assert_eq!(schema["additionalProperties"], json!(false), "{at}: strict");
         for (key, value) in members {
-            compare(value, known.get(key).unwrap_or_else(|| panic!("{at}.{key} has no schema")), &format!("{at}.{key}"));
+            compare(
+                value,
+                known.get(key).unwrap_or_else(|| panic!("{at}.{key} has no schema")),
+                &format!("{at}.{key}"),
+            );
         }
         for key in known.keys().filter(|k| *k != "global") {
             assert!(members.contains_key(key), "{at}.{key} has no default in values.yaml");
@@ -169,10 +180,17 @@ fn the_definitions_in_the_repository_and_in_the_chart_are_those_of_the_types() {
     let types: Vec<Value> = types.iter().map(|crd| serde_json::to_value(crd).expect("JSON")).collect();
     assert_eq!(written.len(), types.len());
     for (written, types) in written.iter().zip(&types) {
-        assert!(same(written, types), "crds/ has drifted from {}: run `make generate`", types["metadata"]["name"]);
+        assert!(
+            same(written, types),
+            "crds/ has drifted from {}: run `make generate`",
+            types["metadata"]["name"]
+        );
     }
     let chart = read("charts/opentiger/crds/opentiger.dev.yaml");
-    assert!(chart == read("crds/opentiger.dev.yaml"), "the chart's crds/ differ from crds/: run `make generate`");
+    assert!(
+        chart == read("crds/opentiger.dev.yaml"),
+        "the chart's crds/ differ from crds/: run `make generate`"
+    );
 }
 
 /// Equality in which 1 and 1.0 are the same number.
@@ -201,7 +219,12 @@ fn the_rendered_manifest_is_the_chart() {
 
 #[test]
 fn every_object_says_its_namespace_so_that_the_manifest_can_be_applied_as_it_is() {
-    let cluster_scoped = ["ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding", "ClusterRoleBinding", "ClusterRole"];
+    let cluster_scoped = [
+        "ValidatingAdmissionPolicy",
+        "ValidatingAdmissionPolicyBinding",
+        "ClusterRoleBinding",
+        "ClusterRole",
+    ];
     for object in objects(&template("opentiger", &[DATABASE])) {
         let kind = text(&object, "/kind");
         let expected = if cluster_scoped.contains(&kind) { "" } else { "opentiger" };
@@ -218,11 +241,18 @@ fn the_admission_policy_covers_the_watched_namespaces_and_can_be_left_out() {
     let bound = policies(&[DATABASE, "watchNamespaces={team-a,team-b}"]);
     assert_eq!(bound.len(), 3);
     for binding in &bound[1..] {
-        let namespaces = &binding["spec"]["matchResources"]["namespaceSelector"]["matchExpressions"][0]["values"];
+        let namespaces =
+            &binding["spec"]["matchResources"]["namespaceSelector"]["matchExpressions"][0]["values"];
         assert_eq!(*namespaces, json!(["team-a", "team-b"]));
-        assert_eq!(binding["spec"]["paramRef"], json!({"name": "default", "parameterNotFoundAction": "Deny"}));
+        assert_eq!(
+            binding["spec"]["paramRef"],
+            json!({"name": "default", "parameterNotFoundAction": "Deny"})
+        );
     }
-    assert_eq!(policies(&[DATABASE, "clusterWide=true"])[1]["spec"]["matchResources"]["namespaceSelector"], Value::Null);
+    assert_eq!(
+        policies(&[DATABASE, "clusterWide=true"])[1]["spec"]["matchResources"]["namespaceSelector"],
+        Value::Null
+    );
     assert!(policies(&[DATABASE, "admission.enabled=false"]).is_empty());
 }
 
@@ -230,21 +260,40 @@ fn the_admission_policy_covers_the_watched_namespaces_and_can_be_left_out() {
 fn the_operator_is_told_what_it_needs() {
     let rendered = objects(&template(
         "home",
-        &[DATABASE, "watchNamespaces={team-a,team-b}", "runner.image=mirror/runner:2", "image=mirror/opentiger:2"],
+        &[
+            DATABASE,
+            "watchNamespaces={team-a,team-b}",
+            "runner.image=mirror/runner:2",
+            "image=mirror/opentiger:2",
+        ],
     ));
     let container = |name: &str| -> Value {
-        let deployment = rendered.iter().find(|o| text(o, "/kind") == "Deployment" && text(o, "/metadata/name") == name);
-        deployment.unwrap_or_else(|| panic!("{name} is rendered"))["spec"]["template"]["spec"]["containers"][0].clone()
+        let deployment =
+            rendered.iter().find(|o| text(o, "/kind") == "Deployment" && text(o, "/metadata/name") == name);
+        deployment.unwrap_or_else(|| panic!("{name} is rendered"))["spec"]["template"]["spec"]["containers"]
+            [0]
+        .clone()
     };
     let operator = container("opentiger-operator");
     assert_eq!(operator["image"], "mirror/opentiger:2");
     assert_eq!(
         operator["args"],
-        json!(["operator", "--namespace=team-a", "--namespace=team-b", "--runner-image=mirror/runner:2", "--metrics-listen=0.0.0.0:8081"])
+        json!([
+            "operator",
+            "--namespace=team-a",
+            "--namespace=team-b",
+            "--runner-image=mirror/runner:2",
+            "--metrics-listen=0.0.0.0:8081"
+        ])
     );
     let api = container("opentiger-api");
     assert_eq!(
         api["args"],
-        json!(["api", "--listen=0.0.0.0:4301", "--namespace=team-a", "--api-keys-file=/etc/opentiger/api-keys/keys"])
+        json!([
+            "api",
+            "--listen=0.0.0.0:4301",
+            "--namespace=team-a",
+            "--api-keys-file=/etc/opentiger/api-keys/keys"
+        ])
     );
 }

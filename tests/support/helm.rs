@@ -10,9 +10,13 @@ pub fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Runs helm at the root of the repository.
+/// Runs helm at the root of the repository, on the control plane of the tests where there is one.
 pub fn helm(args: &[&str]) -> Output {
-    Command::new("helm")
+    let mut command = Command::new("helm");
+    if let Some(kubeconfig) = std::env::var_os(super::cluster::KUBECONFIG) {
+        command.env("KUBECONFIG", kubeconfig);
+    }
+    command
         .current_dir(root())
         .args(args)
         .output()
@@ -41,8 +45,15 @@ pub fn template(namespace: &str, set: &[&str]) -> String {
 
 /// The arguments of [`template`].
 pub fn template_args<'a>(namespace: &'a str, set: &[&'a str]) -> Vec<&'a str> {
-    let mut args =
-        vec!["template", "opentiger", "charts/opentiger", "--namespace", namespace, "--kube-version", "1.35.0"];
+    let mut args = vec![
+        "template",
+        "opentiger",
+        "charts/opentiger",
+        "--namespace",
+        namespace,
+        "--kube-version",
+        "1.35.0",
+    ];
     for value in set {
         args.extend(["--set", value]);
     }
