@@ -122,6 +122,7 @@ pub struct Dispatch {
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("!has(self.minSlots) || !has(self.maxSlots) || self.minSlots <= self.maxSlots").message("lanes: minSlots must not be above maxSlots"))]
 pub struct Lane {
+    /// Name of the lane, as in a Task's `lane`.
     #[schemars(length(min = 1, max = 63))]
     pub name: String,
     /// Slots that this lane is served first with.
