@@ -11,3 +11,4 @@ pub mod priority;
 pub mod quota;
 pub mod run;
 pub mod task;
+pub mod verdict;
