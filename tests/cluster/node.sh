@@ -14,7 +14,8 @@ settings="net.ipv4.ip_forward net.bridge.bridge-nf-call-iptables net.ipv4.conf.a
   kernel.panic kernel.panic_on_oops kernel.keys.root_maxkeys kernel.keys.root_maxbytes
   net.netfilter.nf_conntrack_tcp_timeout_established net.netfilter.nf_conntrack_tcp_timeout_close_wait"
 
-need_images() { need buildah mmdebstrap curl git; }
+# An image engine, unless there is one that works.
+need_images() { "$here/../../images/build" --engine-name >/dev/null 2>&1 || need buildah mmdebstrap; }
 
 node() {
   if [ -n "$current" ]; then say "CLUSTER=current: its own nodes are used; push or load the images yourself (make images, IMAGE_PREFIX=...)"; return 0; fi
@@ -180,6 +181,7 @@ load() {
   [ -S "$socket" ] || die "no real node: run 'cluster node' first"
   local tag tar id seen
   for tag in "$@"; do
+    [[ $tag == *:* ]] || tag=$tag:${IMAGE_TAG:-dev}
     id=$("$here/../../images/build" --id --tag "$tag")
     seen=$state/loaded/${tag//[\/:]/_}
     [ "$(cat "$seen" 2>/dev/null)" != "$id" ] || continue

@@ -38,7 +38,7 @@ need() {
   done
   [ ${#missing[@]} -gt 0 ] || return 0
   if [ ${#unknown[@]} -gt 0 ]; then
-    die "missing: ${unknown[*]} (Go 1.25 or newer, Rust with cargo); install it and try again"
+    die "missing: ${unknown[*]} (go: 1.25 or newer, cargo: Rust with rustup); install it and try again"
   fi
   if [ "$(id -u)" != 0 ] || ! [ -e /etc/debian_version ]; then
     die "missing: ${missing[*]} (on Debian: apt-get install ${packages[*]}); install it or run this as root on Debian"
