@@ -4,6 +4,7 @@
 //! nothing, and what is denied stays denied whatever is allowed. Must not read files: what exists is
 //! asked through an argument.
 
+mod braces;
 mod glob;
 
 use std::fmt;

@@ -175,6 +175,7 @@ fn an_unreadable_list_is_an_error_and_names_the_pattern() {
             &[][..],
             "allowedPaths pattern '!src/x'",
         ),
+        (&["\"!src/**\""], &[], "a leading '!' is not supported"),
         (&["src/[a"], &[], "allowedPaths pattern 'src/[a'"),
         (&["**"], &["!src/**"], "deniedPaths pattern '!src/**'"),
         (
