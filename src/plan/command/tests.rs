@@ -354,7 +354,7 @@ fn steps_follow_cd_and_refuse_to_leave() {
 #[test]
 fn a_split_keeps_the_meaning_of_each_part() {
     let parts = expand(r#"grep "a\.b" f && echo \$x && a\ && b"#);
-    assert_eq!(parts, [r#"grep "a\.b" f"#, r"echo \$x", r"a\ ", "b"]);
+    assert_eq!(parts, [r#"grep "a\.b" f"#, r"echo \$x", r"a\", "b"]);
     assert_eq!(parse(&parts[0]).expect("valid").args, [r"a\.b", "f"]);
     assert_eq!(parse(&parts[2]), Err(Refusal::Unbalanced));
 }
