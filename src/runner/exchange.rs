@@ -189,15 +189,20 @@ mod tests {
         let end = timeout(LONG, agent).await.expect("in time").expect("thread").expect("open");
         assert!(!publish.is_finished(), "the agent lives");
         drop(end);
-        assert_eq!(timeout(LONG, publish).await.expect("in time").expect("task").expect("read"), AgentEnded::Ended);
+        assert_eq!(
+            timeout(LONG, publish).await.expect("in time").expect("task").expect("read"),
+            AgentEnded::Ended
+        );
     }
 
     #[tokio::test]
     async fn a_killed_agent_is_noticed_and_its_writing_is_ignored() {
         let dir = exchange();
         let script = r#"exec 3>"$0"; yes | head -c 300000 >&3; kill -9 $$"#;
-        let mut agent = Command::new("sh").arg("-c").arg(script).arg(dir.path().join(FIFO)).spawn().expect("sh");
-        let ended = timeout(LONG, wait_for_agent(dir.path(), &CancellationToken::new())).await.expect("in time");
+        let mut agent =
+            Command::new("sh").arg("-c").arg(script).arg(dir.path().join(FIFO)).spawn().expect("sh");
+        let ended =
+            timeout(LONG, wait_for_agent(dir.path(), &CancellationToken::new())).await.expect("in time");
         assert_eq!(ended.expect("read"), AgentEnded::Ended);
         agent.wait().expect("reaped");
     }
@@ -212,7 +217,8 @@ mod tests {
             drop(end);
             child
         });
-        let ended = timeout(LONG, wait_for_agent(dir.path(), &CancellationToken::new())).await.expect("in time");
+        let ended =
+            timeout(LONG, wait_for_agent(dir.path(), &CancellationToken::new())).await.expect("in time");
         assert_eq!(ended.expect("read"), AgentEnded::Ended);
         let mut child = agent.await.expect("thread");
         assert!(child.try_wait().expect("state").is_none(), "the child still lives");
