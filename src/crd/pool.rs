@@ -10,7 +10,9 @@ use serde::{Deserialize, Serialize};
 use super::{Condition, GoDuration, run::SecretRef};
 
 /// Which kind of agent.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 pub enum Role {
     #[default]
     Worker,

@@ -159,7 +159,9 @@ pub struct TaskContext {
 }
 
 /// Where a Task stands. `Done` and `Cancelled` are final.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 pub enum TaskPhase {
     #[default]
     Queued,
