@@ -10,6 +10,7 @@ use clap::{Args, Parser, Subcommand};
 use jiff::Timestamp;
 use opentiger::crd::GoDuration;
 use opentiger::crd::wire::{ContainerResult, Inputs, Outcome, path};
+use opentiger::plan::policy;
 use opentiger::runner::{self, exchange, execute, report};
 
 /// Runs the containers of a Run's Pod.
@@ -149,7 +150,12 @@ async fn checkout(inputs: &Inputs) -> anyhow::Result<ContainerResult> {
 
 async fn publish(inputs: &Inputs) -> anyhow::Result<ContainerResult> {
     let stop = exchange::stop_on_signals().context("failed to handle signals")?;
-    Ok(runner::publish::run(inputs, &runner::checkout::Paths::default(), &stop).await)
+    let spec = &inputs.spec.inputs;
+    let policy = |changed: &[String]| match policy::check(changed, &spec.allowed_paths, &spec.denied_paths) {
+        Ok(violations) => Ok(violations.iter().map(ToString::to_string).collect()),
+        Err(error) => Err(error.to_string()),
+    };
+    Ok(runner::publish::run(inputs, &runner::checkout::Paths::default(), policy, &stop).await)
 }
 
 async fn execute(inputs: &Inputs, flags: &Execute) -> anyhow::Result<(ContainerResult, Option<exchange::AgentEnd>)> {

@@ -7,7 +7,6 @@ pub mod facts;
 pub mod logs;
 pub mod mirror;
 pub mod mirror_intake;
-pub mod mirror_intake;
 pub mod operator;
 pub mod pool;
 pub mod probes;
