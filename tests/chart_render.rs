@@ -283,6 +283,7 @@ fn the_operator_is_told_what_it_needs() {
             "--namespace=team-a",
             "--namespace=team-b",
             "--runner-image=mirror/runner:2",
+            "--runner-image-pull-policy=IfNotPresent",
             "--metrics-listen=0.0.0.0:8081"
         ])
     );

@@ -82,6 +82,7 @@ fn rows(schema: &Value, prefix: &str, out: &mut String) {
             Value::Null if required.contains(&name.as_str()) => "*required*".into(),
             Value::Null => String::new(),
             Value::Object(_) => "see below".into(),
+            Value::String(value) if value.is_empty() => "`\"\"`".into(),
             value => format!("`{}`", value.to_string().trim_matches('"')),
         };
         let mut description = one_line(text(&field["description"]));
