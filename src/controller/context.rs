@@ -25,7 +25,7 @@ pub struct Context {
     /// Where logs are kept; absent: they are not.
     pub database: Option<Database>,
     /// Pods that were seen and are gone, by Run uid, until the Run has ended.
-    pub gone_pods: GonePods,
+    pub gone_pods: Arc<GonePods>,
     /// The last refusal to create a Pod, by Run uid.
     pub refusals: Mutex<HashMap<String, String>>,
     /// NetworkPolicies applied in this process.

@@ -364,7 +364,7 @@ fn is_admissible(ctx: &Context, task: &Task, uid: &str) -> bool {
 }
 
 fn is_ours(run: &Run, task: &Task) -> bool {
-    let uid = task.uid().unwrap_or_default();
+    let uid = Cached::uid(task);
     run.owner_references().iter().any(|o| o.uid == uid && o.controller == Some(true))
 }
 

@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 use super::context::{Applied, Context, GonePods};
 use super::dispatcher::{Busy, Dispatcher};
 use super::facts::Fact;
-use super::mirror::Mirror;
+use super::mirror::{Bounds, Mirror};
 use super::queue::{self, WorkQueue};
 use super::wiring::{Queues, Wiring};
 use super::{pool, run as run_controller, system, task};
@@ -99,7 +99,7 @@ async fn lead(
     let scopes: Vec<String> =
         if config.namespaces.is_empty() { vec![String::new()] } else { config.namespaces.clone() };
     let (facts, inbox) = unbounded_channel();
-    let mirror = database.clone().map(|pool| Mirror::new(pool, metrics.clone()));
+    let mirror = database.clone().map(|pool| Mirror::new(pool, Bounds::default()));
     let busy = Arc::new(Busy::default());
     let queues = Queues::default();
     let (ctx, wiring) = assemble(&client, &config, &scopes, database, &metrics, &stop, &queues, &busy, facts, mirror.clone());

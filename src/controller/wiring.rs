@@ -1,15 +1,14 @@
 //! Which change wakes which controller. The only place that knows; it decides nothing.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use kube::ResourceExt;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::context::GonePods;
 use super::dispatcher::Busy;
 use super::facts::{self, Fact};
-use super::mirror::{Mirror, Mirrored};
+use super::mirror::{Kind, Mirror, Mirrored};
 use super::pool::WRITE_EVERY;
 use super::queue::WorkQueue;
 use crate::cluster::{Cached, Change, Key, Store};
@@ -69,7 +68,7 @@ impl Wiring {
                 Change::Applied(task) => wiring.task_applied(task),
                 Change::Deleted(task) => {
                     wiring.note_next(task, true);
-                    let ns = task.namespace().unwrap_or_default();
+                    let ns = task.key().namespace;
                     wiring.tell(&ns, Fact::TaskGone(task.uid().to_string()));
                     for run in runs.by_index(task.uid()) {
                         wiring.queues.runs.add(run.key());
@@ -212,32 +211,39 @@ impl Wiring {
 
     /// Tells the mirror which Tasks live after a complete list.
     pub fn tasks_listed(&self, namespace: &str, live: Vec<Arc<Task>>) {
-        self.listed(super::mirror::Kind::Task, namespace, live);
+        self.listed(Kind::Task, namespace, live, Mirrored::Task);
     }
 
     /// Tells the mirror which Runs live after a complete list.
     pub fn runs_listed(&self, namespace: &str, live: Vec<Arc<Run>>) {
-        self.listed(super::mirror::Kind::Run, namespace, live);
+        self.listed(Kind::Run, namespace, live, Mirrored::Run);
     }
 
     /// Tells the mirror which AgentPools live after a complete list.
     pub fn pools_listed(&self, namespace: &str, live: Vec<Arc<AgentPool>>) {
-        self.listed(super::mirror::Kind::Pool, namespace, live);
+        self.listed(Kind::Pool, namespace, live, Mirrored::Pool);
     }
 
     /// Tells the mirror which Systems live after a complete list.
     pub fn systems_listed(&self, namespace: &str, live: Vec<Arc<System>>) {
-        self.listed(super::mirror::Kind::System, namespace, live);
+        self.listed(Kind::System, namespace, live, Mirrored::System);
     }
 
-    fn listed<K: Cached>(&self, kind: super::mirror::Kind, namespace: &str, live: Vec<Arc<K>>) {
+    fn listed<K: Cached>(&self, kind: Kind, namespace: &str, live: Vec<Arc<K>>, wrap: fn(Arc<K>) -> Mirrored) {
         let Some(mirror) = &self.mirror else { return };
-        let uids = live
-            .iter()
-            .filter(|o| namespace.is_empty() || o.key().namespace == namespace)
-            .map(|o| o.uid().to_string())
-            .collect();
-        mirror.listed(kind, namespace.to_string(), uids);
+        let mut by_namespace: HashMap<String, Vec<Mirrored>> = HashMap::new();
+        if !namespace.is_empty() {
+            by_namespace.insert(namespace.to_string(), Vec::new());
+        }
+        for object in live {
+            let own = object.key().namespace;
+            if namespace.is_empty() || own == namespace {
+                by_namespace.entry(own).or_default().push(wrap(object));
+            }
+        }
+        for (namespace, objects) in by_namespace {
+            mirror.listed(kind, &namespace, objects);
+        }
     }
 }
 

@@ -105,9 +105,9 @@ pub fn plan_run(o: &Observed) -> RunPlan {
                     RunPlan::DeletePod { why: "its Task has gone on without it" }
                 }
                 PodView::Present(pod) if !pod.phase.is_terminal() => RunPlan::WAIT,
-                PodView::Present(_) | PodView::Gone(_) | PodView::Unseen => RunPlan::Finish(Box::new(
-                    Verdict::cancelled(o.now, "the Task went on without this Run"),
-                )),
+                PodView::Present(_) | PodView::Gone(_) | PodView::Unseen => {
+                    RunPlan::Finish(Box::new(Verdict::cancelled(o.now, "the Task went on without this Run")))
+                }
             };
         }
     }
@@ -148,7 +148,10 @@ fn claim(run: &Run, task: &Task) -> Claim {
 
 fn without_pod(o: &Observed, task: &Task) -> RunPlan {
     if task.spec.cancel {
-        return RunPlan::Finish(Box::new(Verdict::cancelled(o.now, "cancelled by spec.cancel before it started")));
+        return RunPlan::Finish(Box::new(Verdict::cancelled(
+            o.now,
+            "cancelled by spec.cancel before it started",
+        )));
     }
     if !o.system.is_some_and(System::is_armed) {
         return RunPlan::Finish(Box::new(Verdict::cancelled(
@@ -158,17 +161,21 @@ fn without_pod(o: &Observed, task: &Task) -> RunPlan {
     }
     let deadline = add(created(o.run, o.now), startup_timeout(o.run));
     match o.refusal {
-        Some(refusal) if o.now >= deadline => {
-            RunPlan::Finish(Box::new(Verdict::infra(o.now, "pod_refused", &format!("the Pod was refused: {refusal}"))))
-        }
+        Some(refusal) if o.now >= deadline => RunPlan::Finish(Box::new(Verdict::infra(
+            o.now,
+            "pod_refused",
+            &format!("the Pod was refused: {refusal}"),
+        ))),
         Some(_) | None => RunPlan::CreatePod,
     }
 }
 
 /// The condition to show for a Pod that the API server refuses, once that has lasted a while.
 pub fn refused(run: &Run, refusal: &str, now: Timestamp) -> Option<NotStarted> {
-    (now >= add(created(run, now), SHOW_AFTER))
-        .then(|| NotStarted { reason: reason::POD_REFUSED, message: format!("the Pod is refused: {refusal}") })
+    (now >= add(created(run, now), SHOW_AFTER)).then(|| NotStarted {
+        reason: reason::POD_REFUSED,
+        message: format!("the Pod is refused: {refusal}"),
+    })
 }
 
 fn with_pod(o: &Observed, task: &Task, pod: &PodFacts) -> RunPlan {
@@ -186,7 +193,10 @@ fn with_pod(o: &Observed, task: &Task, pod: &PodFacts) -> RunPlan {
              or taint it node.kubernetes.io/out-of-service",
             if pod.node.is_empty() { "(none)" } else { &pod.node }
         );
-        return RunPlan::Wait { until: None, show: Some(NotStarted { reason: reason::TERMINATING, message }) };
+        return RunPlan::Wait {
+            until: None,
+            show: Some(NotStarted { reason: reason::TERMINATING, message }),
+        };
     }
     if task.spec.cancel {
         return RunPlan::DeletePod { why: "cancelled by spec.cancel" };
@@ -199,7 +209,8 @@ fn with_pod(o: &Observed, task: &Task, pod: &PodFacts) -> RunPlan {
 
 fn starting(o: &Observed, pod: &PodFacts, waiting: Waiting) -> RunPlan {
     let since = pod.created.unwrap_or_else(|| created(o.run, o.now));
-    let limit = if waiting.hopeless { HOPELESS_AFTER.min(startup_timeout(o.run)) } else { startup_timeout(o.run) };
+    let limit =
+        if waiting.hopeless { HOPELESS_AFTER.min(startup_timeout(o.run)) } else { startup_timeout(o.run) };
     let (show_at, end_at) = (add(since, SHOW_AFTER), add(since, limit));
     if o.now >= end_at {
         return RunPlan::DeletePod { why: "it did not start in time" };
@@ -226,10 +237,15 @@ fn not_started(pod: &PodFacts) -> Option<Waiting> {
         && pod.node.is_empty()
     {
         let message = format!("no node takes the Pod: {why}");
-        return Some(Waiting { shown: NotStarted { reason: reason::UNSCHEDULABLE, message }, hopeless: false });
+        return Some(Waiting {
+            shown: NotStarted { reason: reason::UNSCHEDULABLE, message },
+            hopeless: false,
+        });
     }
     let stuck = pod.containers.iter().find_map(|c| match &c.state {
-        ContainerState::Waiting { reason, message } if !matches!(reason.as_str(), "" | "PodInitializing" | "ContainerCreating") => {
+        ContainerState::Waiting { reason, message }
+            if !matches!(reason.as_str(), "" | "PodInitializing" | "ContainerCreating") =>
+        {
             Some((c.name.as_str(), reason.as_str(), message.as_str()))
         }
         ContainerState::Waiting { reason: _, message: _ }
@@ -237,7 +253,9 @@ fn not_started(pod: &PodFacts) -> Option<Waiting> {
         | ContainerState::Terminated(_) => None,
     });
     let (message, hopeless) = match stuck {
-        Some((name, reason, message)) => (format!("container {name}: {reason}: {message}"), is_hopeless(reason)),
+        Some((name, reason, message)) => {
+            (format!("container {name}: {reason}: {message}"), is_hopeless(reason))
+        }
         None => ("the Pod's containers are being started".to_string(), false),
     };
     Some(Waiting { shown: NotStarted { reason: reason::STARTING, message }, hopeless })

@@ -30,7 +30,8 @@ use crate::crd::run::condition::POD_STARTED;
 use crate::crd::system::Recovery;
 use crate::crd::task::{Effective, LastFailure, MAX_TRANSITIONS, ResolvedDependency, Transition, condition};
 use crate::crd::{
-    BlockReason, FailureClass, Next, NextKind, Run, RunPhase, RunStatus, Task, TaskPhase, TaskStatus, set_condition,
+    BlockReason, FailureClass, Next, NextKind, Run, RunPhase, RunStatus, Task, TaskPhase, TaskStatus,
+    set_condition,
 };
 
 /// In-place retries of a Task that needs rework (`spec/convergence.md` 5.6 RB7, RB5 for setup).
@@ -142,7 +143,8 @@ fn in_progress(o: &Observed, run: &Run, mut status: TaskStatus) -> TaskPlan {
         .find(|c| c.type_ == POD_STARTED && c.status == "False");
     let Some(stuck) = stuck else { return TaskPlan::Wait { until: None } };
     let detail = format!("Run {} cannot start: {}", status.current_run, stuck.message);
-    let told = status.conditions.iter().any(|c| c.type_ == condition::PROGRESSING && c.reason == stuck.reason);
+    let told =
+        status.conditions.iter().any(|c| c.type_ == condition::PROGRESSING && c.reason == stuck.reason);
     if told {
         return TaskPlan::Wait { until: None };
     }
@@ -217,7 +219,13 @@ fn is_verification(code: &str) -> bool {
         || code.starts_with("verification_command_")
 }
 
-fn failed(o: &Observed, class: FailureClass, verdict: &RunStatus, mut status: TaskStatus, run: &str) -> TaskStatus {
+fn failed(
+    o: &Observed,
+    class: FailureClass,
+    verdict: &RunStatus,
+    mut status: TaskStatus,
+    run: &str,
+) -> TaskStatus {
     let before = status.retries.failure;
     status.retries.failure += 1;
     status.last_failure = Some(last_failure(class, verdict));
@@ -414,12 +422,22 @@ fn finish(status: &mut TaskStatus, reason: &str, message: &str, o: &Observed) {
 
 fn wait_until(status: &mut TaskStatus, at: Timestamp, detail: &str) {
     // Times in objects have whole seconds; rounding up never retries early.
-    let at = at.round(jiff::TimestampRound::new().smallest(jiff::Unit::Second).mode(jiff::RoundMode::Ceil)).unwrap_or(at);
+    let at = at
+        .round(jiff::TimestampRound::new().smallest(jiff::Unit::Second).mode(jiff::RoundMode::Ceil))
+        .unwrap_or(at);
     status.retry_at = Some(at);
     status.next = Some(Next { kind: NextKind::Time, at: Some(at), detail: first_line(detail, 1000) });
 }
 
-fn mark(status: &mut TaskStatus, type_: &str, value: bool, reason: &str, message: &str, task: &Task, now: Timestamp) {
+fn mark(
+    status: &mut TaskStatus,
+    type_: &str,
+    value: bool,
+    reason: &str,
+    message: &str,
+    task: &Task,
+    now: Timestamp,
+) {
     set_condition(&mut status.conditions, type_, value, reason, message, generation(task), now);
 }
 
@@ -436,16 +454,18 @@ fn repeated(o: &Observed, run: &str) -> bool {
         .iter()
         .copied()
         .filter(|r| {
-            r.status.as_ref().is_some_and(|s| {
-                s.phase == RunPhase::Failed && s.failure_class != Some(FailureClass::Infra)
-            })
+            r.status
+                .as_ref()
+                .is_some_and(|s| s.phase == RunPhase::Failed && s.failure_class != Some(FailureClass::Infra))
         })
         .collect();
     failures.sort_by_key(|r| std::cmp::Reverse(r.spec.attempt));
     let signature = |r: &Run| {
         r.status.as_ref().map(|s| classify::signature(&s.failure_code, &s.summary)).unwrap_or_default()
     };
-    let Some(newest) = failures.first().filter(|r| r.metadata.name.as_deref() == Some(run)) else { return false };
+    let Some(newest) = failures.first().filter(|r| r.metadata.name.as_deref() == Some(run)) else {
+        return false;
+    };
     let latest = signature(newest);
     failures.len() >= REPEATED_SIGNATURES
         && !latest.is_empty()

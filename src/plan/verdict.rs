@@ -125,7 +125,9 @@ fn of_result(
         Outcome::Success | Outcome::Noop => Verdict::new(RunPhase::Success, now, &result.summary),
         Outcome::Cancelled if cancelled => Verdict::cancelled(now, "cancelled by spec.cancel"),
         Outcome::Cancelled => Verdict::infra(now, code::POD_DISRUPTED, "the Pod was ended from outside"),
-        Outcome::Infra => Verdict::infra(now, result.failure_code.as_deref().unwrap_or(code::INFRA), &result.summary),
+        Outcome::Infra => {
+            Verdict::infra(now, result.failure_code.as_deref().unwrap_or(code::INFRA), &result.summary)
+        }
         Outcome::QuotaWait => Verdict::failed(now, "quota_failure", &result.summary),
         Outcome::NeedsRework => Verdict::failed(now, code, &result.summary),
         // The agent left no word; its container's end may say more than `publish` can see.
@@ -163,7 +165,13 @@ fn without_result(
     }
     match pod.reason.as_str() {
         // Its own doing: an emptyDir over its limit, or memory (design, rule 3.8).
-        "Evicted" => return Verdict::failed(now, "environment_issue", &format!("the Pod was evicted: {}", pod.message)),
+        "Evicted" => {
+            return Verdict::failed(
+                now,
+                "environment_issue",
+                &format!("the Pod was evicted: {}", pod.message),
+            );
+        }
         "DeadlineExceeded" => {
             return Verdict::failed(
                 now,
@@ -171,9 +179,22 @@ fn without_result(
                 "the Pod ran longer than its deadline and timed out",
             );
         }
-        "NodeLost" | "NodeShutdown" | "Shutdown" | "Terminated" | "NodeAffinity" | "UnexpectedAdmissionError"
-        | "OutOfcpu" | "OutOfmemory" | "OutOfpods" | "OutOfephemeral-storage" | "Preempting" => {
-            return Verdict::infra(now, code::POD_DISRUPTED, &format!("the node refused or ended the Pod: {} {}", pod.reason, pod.message));
+        "NodeLost"
+        | "NodeShutdown"
+        | "Shutdown"
+        | "Terminated"
+        | "NodeAffinity"
+        | "UnexpectedAdmissionError"
+        | "OutOfcpu"
+        | "OutOfmemory"
+        | "OutOfpods"
+        | "OutOfephemeral-storage"
+        | "Preempting" => {
+            return Verdict::infra(
+                now,
+                code::POD_DISRUPTED,
+                &format!("the node refused or ended the Pod: {} {}", pod.reason, pod.message),
+            );
         }
         _ => {}
     }
@@ -187,11 +208,16 @@ fn without_result(
     }
     if agent.is_some_and(cannot_start) {
         let why = agent.map(|t| t.message.as_str()).unwrap_or_default();
-        return Verdict::infra(now, code::POD_NOT_STARTED, &format!("the agent container cannot start: {why}"));
+        return Verdict::infra(
+            now,
+            code::POD_NOT_STARTED,
+            &format!("the agent container cannot start: {why}"),
+        );
     }
     if pod.phase == PodPhase::Failed || publish.is_some() {
         let exits = |name: &str, t: Option<&Terminated>| {
-            t.map(|t| format!("{name} exit {} {}", t.exit_code, t.reason)).unwrap_or_else(|| format!("{name} not started"))
+            t.map(|t| format!("{name} exit {} {}", t.exit_code, t.reason))
+                .unwrap_or_else(|| format!("{name} not started"))
         };
         let summary = format!(
             "the Pod ended without a result: {}, {} {}",
@@ -207,16 +233,28 @@ fn without_result(
 fn of_checkout(t: &Terminated, now: Timestamp) -> Verdict {
     let Some(result) = ContainerResult::from_message(&t.message) else {
         if cannot_start(t) {
-            return Verdict::infra(now, code::POD_NOT_STARTED, &format!("the checkout container cannot start: {}", t.message));
+            return Verdict::infra(
+                now,
+                code::POD_NOT_STARTED,
+                &format!("the checkout container cannot start: {}", t.message),
+            );
         }
-        return Verdict::infra(now, code::INFRA, &format!("checkout ended with exit code {} {}", t.exit_code, t.reason));
+        return Verdict::infra(
+            now,
+            code::INFRA,
+            &format!("checkout ended with exit code {} {}", t.exit_code, t.reason),
+        );
     };
     match result.outcome {
         Outcome::Infra | Outcome::Cancelled => {
             Verdict::infra(now, result.failure_code.as_deref().unwrap_or(code::INFRA), &result.summary)
         }
         Outcome::Failed | Outcome::NeedsRework | Outcome::QuotaWait | Outcome::Success | Outcome::Noop => {
-            Verdict::failed(now, result.failure_code.as_deref().unwrap_or("setup_or_bootstrap_issue"), &result.summary)
+            Verdict::failed(
+                now,
+                result.failure_code.as_deref().unwrap_or("setup_or_bootstrap_issue"),
+                &result.summary,
+            )
         }
     }
 }
@@ -224,7 +262,9 @@ fn of_checkout(t: &Terminated, now: Timestamp) -> Verdict {
 /// The verdict on a Pod that vanished before it ended.
 pub fn of_lost_pod(pod: &PodFacts, now: Timestamp) -> Verdict {
     let waiting = pod.containers.iter().find_map(|c| match &c.state {
-        ContainerState::Waiting { reason, message } if !matches!(reason.as_str(), "" | "PodInitializing" | "ContainerCreating") => {
+        ContainerState::Waiting { reason, message }
+            if !matches!(reason.as_str(), "" | "PodInitializing" | "ContainerCreating") =>
+        {
             Some(format!("container {}: {reason}: {message}", c.name))
         }
         ContainerState::Waiting { reason: _, message: _ }
@@ -236,12 +276,18 @@ pub fn of_lost_pod(pod: &PodFacts, now: Timestamp) -> Verdict {
         Some(ContainerState::Running { started: _ } | ContainerState::Terminated(_))
     );
     match (started, waiting, &pod.unschedulable, &pod.disruption) {
-        (_, _, _, Some(why)) => Verdict::infra(now, code::POD_DISRUPTED, &format!("the cluster ended the Pod: {why}")),
-        (false, Some(why), _, _) => Verdict::infra(now, code::POD_NOT_STARTED, &format!("the Pod did not start: {why}")),
+        (_, _, _, Some(why)) => {
+            Verdict::infra(now, code::POD_DISRUPTED, &format!("the cluster ended the Pod: {why}"))
+        }
+        (false, Some(why), _, _) => {
+            Verdict::infra(now, code::POD_NOT_STARTED, &format!("the Pod did not start: {why}"))
+        }
         (false, None, Some(why), _) if pod.node.is_empty() => {
             Verdict::infra(now, code::POD_NOT_STARTED, &format!("no node took the Pod: {why}"))
         }
-        (false, None, _, None) => Verdict::infra(now, code::POD_NOT_STARTED, "the Pod was deleted before it started"),
+        (false, None, _, None) => {
+            Verdict::infra(now, code::POD_NOT_STARTED, "the Pod was deleted before it started")
+        }
         (true, _, _, None) => Verdict::infra(now, code::POD_LOST, "the Pod was deleted while it ran"),
     }
 }
@@ -270,7 +316,8 @@ fn cannot_start(t: &Terminated) -> bool {
 fn terminated<'a>(pod: &'a PodFacts, name: &str) -> Option<&'a Terminated> {
     match pod.container(name) {
         Some(ContainerState::Terminated(t)) => Some(t),
-        Some(ContainerState::Waiting { reason: _, message: _ } | ContainerState::Running { started: _ }) | None => None,
+        Some(ContainerState::Waiting { reason: _, message: _ } | ContainerState::Running { started: _ })
+        | None => None,
     }
 }
 
