@@ -7,15 +7,7 @@
 use std::cmp::Ordering;
 
 /// Directories whose second level counts as an area of its own.
-const TWO_LEVEL: [&str; 7] = [
-    "apps",
-    "packages",
-    "docs",
-    "ops",
-    "scripts",
-    "templates",
-    "assets",
-];
+const TWO_LEVEL: [&str; 7] = ["apps", "packages", "docs", "ops", "scripts", "templates", "assets"];
 
 /// Characters that make a path segment a pattern.
 const PATTERN: [char; 7] = ['*', '!', '?', '[', ']', '{', '}'];
@@ -37,18 +29,12 @@ const LOCK_FILES: [&str; 9] = [
 /// Area of a Task: the trimmed explicit `target_area`, else `path:<area>` of `touches`, else of
 /// `allowed_paths`, else `None`, which conflicts with nobody (spec: convergence 3.4). A derived area
 /// is never a lock file.
-pub fn resolve(
-    target_area: Option<&str>,
-    touches: &[String],
-    allowed_paths: &[String],
-) -> Option<String> {
+pub fn resolve(target_area: Option<&str>, touches: &[String], allowed_paths: &[String]) -> Option<String> {
     let explicit = target_area.map(str::trim).filter(|area| !area.is_empty());
     if let Some(area) = explicit {
         return Some(area.to_owned());
     }
-    first_area(touches)
-        .or_else(|| first_area(allowed_paths))
-        .map(|area| format!("path:{area}"))
+    first_area(touches).or_else(|| first_area(allowed_paths)).map(|area| format!("path:{area}"))
 }
 
 /// Whether two path patterns can mean the same file: equal, one is a directory that contains the
@@ -62,30 +48,19 @@ pub fn overlap(a: &str, b: &str) -> bool {
 }
 
 fn contains(directory: &str, path: &str) -> bool {
-    path.strip_prefix(directory)
-        .is_some_and(|rest| rest.starts_with('/'))
+    path.strip_prefix(directory).is_some_and(|rest| rest.starts_with('/'))
 }
 
 /// The pattern without `./` and without the `/**` or `/*` at its end; `**` becomes empty.
 fn literal_prefix(pattern: &str) -> String {
     let path = slashes(pattern);
-    let path = path
-        .strip_suffix("/**")
-        .or_else(|| path.strip_suffix("/*"))
-        .unwrap_or(&path);
-    if path == "**" {
-        String::new()
-    } else {
-        path.to_owned()
-    }
+    let path = path.strip_suffix("/**").or_else(|| path.strip_suffix("/*")).unwrap_or(&path);
+    if path == "**" { String::new() } else { path.to_owned() }
 }
 
 /// The alphabetically first area of the paths.
 fn first_area(paths: &[String]) -> Option<String> {
-    paths
-        .iter()
-        .filter_map(|path| area_of(path))
-        .min_by(|a, b| collate(a, b))
+    paths.iter().filter_map(|path| area_of(path)).min_by(|a, b| collate(a, b))
 }
 
 /// Area of one path or glob: its first literal segment, or the first two below some directories.
@@ -94,20 +69,12 @@ fn area_of(path: &str) -> Option<String> {
     if path.is_empty() || path == "*" || path == "**" {
         return None;
     }
-    let literal: Vec<&str> = path
-        .split('/')
-        .take(2)
-        .take_while(|s| !s.is_empty() && !s.contains(PATTERN))
-        .collect();
+    let literal: Vec<&str> =
+        path.split('/').take(2).take_while(|s| !s.is_empty() && !s.contains(PATTERN)).collect();
     let area = match literal.as_slice() {
         [first, second, ..] if TWO_LEVEL.contains(first) => format!("{first}/{second}"),
         [first, ..] => (*first).to_owned(),
-        [] => path
-            .split(PATTERN)
-            .next()
-            .unwrap_or_default()
-            .trim()
-            .to_owned(),
+        [] => path.split(PATTERN).next().unwrap_or_default().trim().to_owned(),
     };
     (!area.is_empty() && !is_lock_file(&area)).then_some(area)
 }
@@ -115,10 +82,7 @@ fn area_of(path: &str) -> Option<String> {
 /// Trimmed, with `/` as the only separator, without `./` or `/` at the start and `/` at the end.
 fn slashes(path: &str) -> String {
     let path = path.trim().replace('\\', "/");
-    let path = path
-        .strip_prefix("./")
-        .unwrap_or(&path)
-        .trim_start_matches('/');
+    let path = path.strip_prefix("./").unwrap_or(&path).trim_start_matches('/');
     let mut out = String::with_capacity(path.len());
     for c in path.chars() {
         if c != '/' || !out.ends_with('/') {
@@ -173,14 +137,8 @@ mod tests {
     #[test]
     fn an_area_is_the_first_literal_directory() {
         for (paths, area) in [
-            (
-                vec!["apps/judge/x.ts", "apps/api/y.ts"],
-                Some("path:apps/api"),
-            ),
-            (
-                vec!["apps/judge/a", "apps/judge/b"],
-                Some("path:apps/judge"),
-            ),
+            (vec!["apps/judge/x.ts", "apps/api/y.ts"], Some("path:apps/api")),
+            (vec!["apps/judge/a", "apps/judge/b"], Some("path:apps/judge")),
             (vec!["src/auth/a.ts"], Some("path:src")),
             (vec!["README.md"], Some("path:README.md")),
             (vec!["./docs/x/y.md"], Some("path:docs/x")),
@@ -204,32 +162,17 @@ mod tests {
     #[test]
     fn an_explicit_area_wins_and_a_blank_one_does_not_count() {
         let touches = ["src/x".to_owned()];
-        assert_eq!(
-            resolve(Some(" docser:global "), &touches, &[]).as_deref(),
-            Some("docser:global")
-        );
-        assert_eq!(
-            resolve(Some("  "), &touches, &[]).as_deref(),
-            Some("path:src")
-        );
+        assert_eq!(resolve(Some(" docser:global "), &touches, &[]).as_deref(), Some("docser:global"));
+        assert_eq!(resolve(Some("  "), &touches, &[]).as_deref(), Some("path:src"));
         let allowed = ["docs/**".to_owned()];
-        assert_eq!(
-            resolve(None, &["**".to_owned()], &allowed).as_deref(),
-            Some("path:docs")
-        );
+        assert_eq!(resolve(None, &["**".to_owned()], &allowed).as_deref(), Some("path:docs"));
     }
 
     #[test]
     fn a_lock_file_never_is_an_area() {
         assert_eq!(of(&["Cargo.lock", "src/a.rs"]).as_deref(), Some("path:src"));
         assert_eq!(of(&["apps/bun.lock", "web/a"]).as_deref(), Some("path:web"));
-        for name in [
-            "bun.lock",
-            "Cargo.lock",
-            "pnpm-lock.yaml",
-            "package-lock.json",
-            "go.sum",
-        ] {
+        for name in ["bun.lock", "Cargo.lock", "pnpm-lock.yaml", "package-lock.json", "go.sum"] {
             assert_eq!(of(&[name]), None, "{name}");
         }
         assert_eq!(of(&["deadlock.rs"]).as_deref(), Some("path:deadlock.rs"));
@@ -237,15 +180,8 @@ mod tests {
 
     #[test]
     fn lower_case_goes_before_upper_case_only_when_nothing_else_differs() {
-        let mut names = [
-            "b", "B", "a", "A", "9", "日本", "_", " x", "$", "Ab", "aa", "a-b",
-        ];
+        let mut names = ["b", "B", "a", "A", "9", "日本", "_", " x", "$", "Ab", "aa", "a-b"];
         names.sort_by(|a, b| collate(a, b));
-        assert_eq!(
-            names,
-            [
-                " x", "_", "$", "9", "a", "A", "a-b", "aa", "Ab", "b", "B", "日本"
-            ]
-        );
+        assert_eq!(names, [" x", "_", "$", "9", "a", "A", "a-b", "aa", "Ab", "b", "B", "日本"]);
     }
 }

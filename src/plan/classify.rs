@@ -26,38 +26,21 @@ pub struct Classification {
 }
 
 const fn yes(class: FailureClass, reason: &'static str) -> Classification {
-    Classification {
-        class,
-        retryable: true,
-        reason,
-    }
+    Classification { class, retryable: true, reason }
 }
 
 const fn no(class: FailureClass, reason: &'static str) -> Classification {
-    Classification {
-        class,
-        retryable: false,
-        reason,
-    }
+    Classification { class, retryable: false, reason }
 }
 
-const PERMISSION: Classification = no(
-    FailureClass::Permission,
-    "external_directory_permission_prompt",
-);
+const PERMISSION: Classification = no(FailureClass::Permission, "external_directory_permission_prompt");
 const NOOP: Classification = no(FailureClass::Noop, "no_actionable_changes");
 const POLICY: Classification = yes(FailureClass::Policy, "policy_violation");
-const MISSING_SCRIPT: Classification =
-    no(FailureClass::Setup, "verification_command_missing_script");
+const MISSING_SCRIPT: Classification = no(FailureClass::Setup, "verification_command_missing_script");
 const NO_TEST_FILES: Classification = no(FailureClass::Setup, "verification_command_no_test_files");
-const MISSING_MAKE_TARGET: Classification = no(
-    FailureClass::Setup,
-    "verification_command_missing_make_target",
-);
-const UNSUPPORTED_FORMAT: Classification = no(
-    FailureClass::Setup,
-    "verification_command_unsupported_format",
-);
+const MISSING_MAKE_TARGET: Classification =
+    no(FailureClass::Setup, "verification_command_missing_make_target");
+const UNSUPPORTED_FORMAT: Classification = no(FailureClass::Setup, "verification_command_unsupported_format");
 const SEQUENCE: Classification = no(FailureClass::Setup, "verification_command_sequence_issue");
 const BOOTSTRAP: Classification = yes(FailureClass::Setup, "setup_or_bootstrap_issue");
 const ENVIRONMENT: Classification = yes(FailureClass::Env, "environment_issue");
@@ -216,15 +199,9 @@ fn utf16_prefix(text: &str, units: usize) -> &str {
 
 /// Compiles a pattern of this crate; `.` matches neither a line feed nor a carriage return. A pattern
 /// that does not compile is a defect that every test of its table finds.
-#[expect(
-    clippy::expect_used,
-    reason = "constant pattern, compiled by the tests"
-)]
+#[expect(clippy::expect_used, reason = "constant pattern, compiled by the tests")]
 pub(crate) fn pattern(text: &str) -> Regex {
-    regex::RegexBuilder::new(text)
-        .crlf(true)
-        .build()
-        .expect("a constant pattern compiles")
+    regex::RegexBuilder::new(text).crlf(true).build().expect("a constant pattern compiles")
 }
 
 #[cfg(test)]
@@ -234,36 +211,16 @@ mod tests {
 
     #[rstest]
     #[case("quota_failure", "", ENVIRONMENT)]
-    #[case(
-        "execution_failed",
-        "Permission required: external_directory",
-        PERMISSION
-    )]
+    #[case("execution_failed", "Permission required: external_directory", PERMISSION)]
     #[case("nobody_knows", "change outside allowed paths", POLICY)]
     #[case("  Policy_Violation ", "429", POLICY)]
     #[case("", "No test files found", NO_TEST_FILES)]
     #[case("", "ENOENT: no such file, open '/x/package.json'", MISSING_SCRIPT)]
     #[case("", "branch_diverged_requires_recreate:both", DIVERGED)]
-    #[case(
-        "",
-        "Verification failed at test -f build/kernel.elf [explicit]: stderr unavailable",
-        SEQUENCE
-    )]
-    #[case(
-        "",
-        "Verification failed at test -f a.elf [explicit]: stderr unavailable",
-        MODEL
-    )]
-    #[case(
-        "",
-        "Verification failed at a | b: shell operators",
-        UNSUPPORTED_FORMAT
-    )]
-    #[case(
-        "",
-        "Verification failed at echo $(date) [explicit]: stderr unavailable",
-        UNSUPPORTED_FORMAT
-    )]
+    #[case("", "Verification failed at test -f build/kernel.elf [explicit]: stderr unavailable", SEQUENCE)]
+    #[case("", "Verification failed at test -f a.elf [explicit]: stderr unavailable", MODEL)]
+    #[case("", "Verification failed at a | b: shell operators", UNSUPPORTED_FORMAT)]
+    #[case("", "Verification failed at echo $(date) [explicit]: stderr unavailable", UNSUPPORTED_FORMAT)]
     #[case("", "Cancelled due to timeout", FLAKY)]
     #[case("", "System stop-all requested", MODEL)]
     #[case("", "Quota exceeded for model", MODEL)]
@@ -293,8 +250,7 @@ mod tests {
     #[test]
     fn signatures_ignore_what_differs_between_two_runs() {
         let uuid = "1d79d06b-4783-4cc6-8826-14bad5d2625a";
-        let text =
-            format!("\u{1b}[31mError\u{1b}[0m at /home/u/repo/src/a.ts:12:5 run {uuid} took 35ms");
+        let text = format!("\u{1b}[31mError\u{1b}[0m at /home/u/repo/src/a.ts:12:5 run {uuid} took 35ms");
         assert_eq!(
             signature("TEST_FAILURE", &text),
             "code:test_failure error at <path>:<n>:<n> run <uuid> took <n>ms"

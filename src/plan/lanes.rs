@@ -79,21 +79,10 @@ impl LaneRules {
     /// Rules of a System. No lanes at all: `feature` has a floor of 1, `conflict_recovery` a cap of 2,
     /// `docser` a cap of 1.
     pub fn new(lanes: &[LaneFacts]) -> Self {
-        let defaults = [
-            (FEATURE, Some(1), None),
-            (CONFLICT_RECOVERY, None, Some(2)),
-            (DOCSER, None, Some(1)),
-        ]
-        .map(|(name, min, max)| LaneFacts {
-            name: name.to_owned(),
-            min,
-            max,
-        });
-        let lanes = if lanes.is_empty() {
-            &defaults[..]
-        } else {
-            lanes
-        };
+        let defaults =
+            [(FEATURE, Some(1), None), (CONFLICT_RECOVERY, None, Some(2)), (DOCSER, None, Some(1))]
+                .map(|(name, min, max)| LaneFacts { name: name.to_owned(), min, max });
+        let lanes = if lanes.is_empty() { &defaults[..] } else { lanes };
         let mut rules: Vec<LaneRule> = lanes
             .iter()
             .enumerate()
@@ -107,12 +96,7 @@ impl LaneRules {
         let feature = rules.iter().position(|rule| rule.name == FEATURE);
         let has_research = rules.iter().any(|rule| rule.name == RESEARCH);
         if let Some(floor_of) = feature.filter(|_| !has_research) {
-            rules.push(LaneRule {
-                name: RESEARCH.to_owned(),
-                floor: 0,
-                cap: None,
-                floor_of,
-            });
+            rules.push(LaneRule { name: RESEARCH.to_owned(), floor: 0, cap: None, floor_of });
         }
         Self(rules)
     }
@@ -120,10 +104,7 @@ impl LaneRules {
     /// Index of a lane's rule, or [`Self::OTHER`].
     pub fn index(&self, lane: &str) -> LaneIndex {
         let lane = effective(lane);
-        self.0
-            .iter()
-            .position(|rule| rule.name == lane)
-            .unwrap_or(Self::OTHER)
+        self.0.iter().position(|rule| rule.name == lane).unwrap_or(Self::OTHER)
     }
 
     /// The rule at an index; `None` for [`Self::OTHER`].
@@ -155,21 +136,10 @@ mod tests {
     #[test]
     fn research_counts_towards_the_floor_of_feature_unless_it_has_a_rule() {
         let rules = LaneRules::default();
-        assert_eq!(
-            rules.rule(rules.index("research")).map(|r| r.floor_of),
-            Some(rules.index("feature"))
-        );
+        assert_eq!(rules.rule(rules.index("research")).map(|r| r.floor_of), Some(rules.index("feature")));
         let own = LaneRules::new(&[
-            LaneFacts {
-                name: "feature".into(),
-                min: Some(1),
-                max: None,
-            },
-            LaneFacts {
-                name: "research".into(),
-                min: Some(2),
-                max: None,
-            },
+            LaneFacts { name: "feature".into(), min: Some(1), max: None },
+            LaneFacts { name: "research".into(), min: Some(2), max: None },
         ]);
         assert_eq!(own.rule(own.index("research")).map(|r| r.floor_of), Some(1));
     }

@@ -22,12 +22,7 @@ pub struct StaticKey(i64);
 
 /// The key of a Task. For any two Tasks and any `now`, the order of their keys is the order of their
 /// scores ([`score`]), to the millisecond of their creation.
-pub fn static_key(
-    priority: i32,
-    risk: RiskLevel,
-    timebox: Duration,
-    created_at: Timestamp,
-) -> StaticKey {
+pub fn static_key(priority: i32, risk: RiskLevel, timebox: Duration, created_at: Timestamp) -> StaticKey {
     let points = base_points(priority, risk, timebox);
     StaticKey(points * MILLIS_PER_POINT - created_at.as_millisecond())
 }
@@ -56,11 +51,7 @@ fn base_points(priority: i32, risk: RiskLevel, timebox: Duration) -> i64 {
         RiskLevel::Medium => 10,
         RiskLevel::High => 5,
     };
-    let bonus = if timebox <= SHORT_TIMEBOX {
-        SHORT_BONUS
-    } else {
-        0
-    };
+    let bonus = if timebox <= SHORT_TIMEBOX { SHORT_BONUS } else { 0 };
     i64::from(priority) * weight + bonus
 }
 
@@ -82,10 +73,7 @@ mod tests {
         assert_eq!(score(2, RiskLevel::High, minutes(60), at(0), at(0)), 10.0);
         assert_eq!(score(2, RiskLevel::High, minutes(30), at(0), at(0)), 15.0);
         assert_eq!(score(2, RiskLevel::High, minutes(31), at(0), at(0)), 10.0);
-        assert_eq!(
-            score(0, RiskLevel::Low, minutes(60), at(0), at(100 * HOUR)),
-            200.0
-        );
+        assert_eq!(score(0, RiskLevel::Low, minutes(60), at(0), at(100 * HOUR)), 200.0);
         assert_eq!(score(0, RiskLevel::Low, minutes(60), at(HOUR), at(0)), -2.0);
     }
 

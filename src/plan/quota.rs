@@ -43,8 +43,7 @@ pub fn is_quota(message: &str) -> bool {
         || (SIGNAL.is_match(message) && (COOLDOWN.is_match(message) || SCOPE.is_match(message)))
 }
 
-static RETRY_IN: LazyLock<Regex> =
-    LazyLock::new(|| pattern(r"(?i)retry in ([0-9]+(?:\.[0-9]+)?)s"));
+static RETRY_IN: LazyLock<Regex> = LazyLock::new(|| pattern(r"(?i)retry in ([0-9]+(?:\.[0-9]+)?)s"));
 static DELAY_QUOTED: LazyLock<Regex> =
     LazyLock::new(|| pattern(r#"(?i)"retrydelay"\s*:\s*"([0-9]+(?:\.[0-9]+)?)\s*(ms|s|m)?""#));
 static DELAY_PLAIN: LazyLock<Regex> =
@@ -64,15 +63,9 @@ pub fn stated_reset(message: &str, failed_at: Timestamp) -> Option<Timestamp> {
 /// Time from `failed_at` to the stated reset. `retryDelay` reads its unit: `ms`, `s`, `m`; none means
 /// seconds (hazard H9).
 pub fn stated_delay(message: &str, failed_at: Timestamp) -> Option<SignedDuration> {
-    let seconds = |number: &str, scale: f64| {
-        number
-            .parse::<f64>()
-            .ok()
-            .map(|n| (n * scale * 1_000.0).round())
-    };
-    let retry_in = RETRY_IN
-        .captures_iter(message)
-        .filter_map(|c| seconds(group(&c, 1), 1.0));
+    let seconds =
+        |number: &str, scale: f64| number.parse::<f64>().ok().map(|n| (n * scale * 1_000.0).round());
+    let retry_in = RETRY_IN.captures_iter(message).filter_map(|c| seconds(group(&c, 1), 1.0));
     let quoted = DELAY_QUOTED.captures_iter(message).filter_map(|c| {
         let scale = match group(&c, 2).to_ascii_lowercase().as_str() {
             "ms" => 0.001,
@@ -84,11 +77,7 @@ pub fn stated_delay(message: &str, failed_at: Timestamp) -> Option<SignedDuratio
     let plain = DELAY_PLAIN
         .captures_iter(message)
         .filter_map(|c| seconds(group(&c, 1), if c.get(2).is_some() { 0.001 } else { 1.0 }));
-    let stated = retry_in
-        .chain(quoted)
-        .chain(plain)
-        .filter(|ms| *ms > 0.0)
-        .fold(0.0, f64::max);
+    let stated = retry_in.chain(quoted).chain(plain).filter(|ms| *ms > 0.0).fold(0.0, f64::max);
     let clock = CLOCK.captures_iter(message).filter_map(|c| {
         let pm = group(&c, 3).eq_ignore_ascii_case("p");
         until_clock(group(&c, 1), group(&c, 2), pm, failed_at)
@@ -105,11 +94,7 @@ fn group<'a>(captures: &Captures<'a>, index: usize) -> &'a str {
 /// Time until it is `hour:minute` am or pm in UTC (no minute: the full hour); a full day when it is that time now.
 fn until_clock(hour: &str, minute: &str, pm: bool, from: Timestamp) -> Option<SignedDuration> {
     let hour: i8 = hour.parse().ok()?;
-    let minute: i8 = if minute.is_empty() {
-        0
-    } else {
-        minute.parse().ok()?
-    };
+    let minute: i8 = if minute.is_empty() { 0 } else { minute.parse().ok()? };
     if !(1..=12).contains(&hour) || minute > 59 {
         return None;
     }
@@ -117,11 +102,7 @@ fn until_clock(hour: &str, minute: &str, pm: bool, from: Timestamp) -> Option<Si
     let today = from.to_zoned(TimeZone::UTC).date().at(hour, minute, 0, 0);
     let target = today.to_zoned(TimeZone::UTC).ok()?.timestamp();
     let delay = target.duration_since(from);
-    if delay.is_positive() {
-        Some(delay)
-    } else {
-        delay.checked_add(SignedDuration::from_hours(24))
-    }
+    if delay.is_positive() { Some(delay) } else { delay.checked_add(SignedDuration::from_hours(24)) }
 }
 
 fn millis(ms: f64) -> Option<SignedDuration> {
@@ -146,12 +127,7 @@ pub struct BackoffPolicy {
 
 impl Default for BackoffPolicy {
     fn default() -> Self {
-        Self {
-            base: Duration::from_secs(30),
-            max: Duration::from_secs(30 * 60),
-            factor: 2.0,
-            jitter: 0.2,
-        }
+        Self { base: Duration::from_secs(30), max: Duration::from_secs(30 * 60), factor: 2.0, jitter: 0.2 }
     }
 }
 
@@ -178,17 +154,9 @@ pub fn backoff(
 ) -> Backoff {
     let base = (policy.base.as_secs_f64() * 1_000.0).floor().max(1_000.0);
     let max = (policy.max.as_secs_f64() * 1_000.0).floor().max(base);
-    let factor = if policy.factor > 1.0 {
-        policy.factor
-    } else {
-        2.0
-    };
+    let factor = if policy.factor > 1.0 { policy.factor } else { 2.0 };
     let exponential = (base * factor.powf(f64::from(retries))).ceil().min(max);
-    let ratio = if policy.jitter >= 0.0 {
-        policy.jitter.min(1.0)
-    } else {
-        0.2
-    };
+    let ratio = if policy.jitter >= 0.0 { policy.jitter.min(1.0) } else { 0.2 };
     let spread = (exponential * ratio).floor() + 1.0;
     let stated = stated_delay(message, failed_at);
     let jitter = if stated.is_some() {
@@ -207,9 +175,7 @@ pub fn backoff(
 
 /// `h = h * 31 + unit` over the UTF-16 units, in 32 bits.
 fn rolling_hash(text: &str) -> u32 {
-    text.encode_utf16().fold(0u32, |h, unit| {
-        h.wrapping_mul(31).wrapping_add(u32::from(unit))
-    })
+    text.encode_utf16().fold(0u32, |h, unit| h.wrapping_mul(31).wrapping_add(u32::from(unit)))
 }
 
 #[cfg(test)]
@@ -255,32 +221,17 @@ mod tests {
     #[test]
     fn a_stated_reset_does_not_move_with_the_question() {
         let failed = at("2026-02-20T13:00:00Z");
-        assert_eq!(
-            stated_reset("try again at 2 PM", failed),
-            Some(at("2026-02-20T14:00:00Z"))
-        );
+        assert_eq!(stated_reset("try again at 2 PM", failed), Some(at("2026-02-20T14:00:00Z")));
         assert_eq!(stated_reset("nothing", failed), None);
     }
 
     #[test]
     fn waits_double_spread_and_stop_at_the_maximum() {
-        let policy = BackoffPolicy {
-            base: Duration::from_secs(120),
-            ..BackoffPolicy::default()
-        };
+        let policy = BackoffPolicy { base: Duration::from_secs(120), ..BackoffPolicy::default() };
         let wait = |n| backoff("task-1", n, policy, "", at("2026-02-20T12:00:00Z")).cooldown;
         let waits: Vec<i128> = (0..6).map(|n| wait(n).as_millis()).collect();
-        assert_eq!(
-            waits,
-            [123_917, 276_822, 557_276, 961_503, 1_800_000, 1_800_000]
-        );
-        let stated = backoff(
-            "task-1",
-            0,
-            policy,
-            "please retry in 7200s",
-            at("2026-02-20T12:00:00Z"),
-        );
+        assert_eq!(waits, [123_917, 276_822, 557_276, 961_503, 1_800_000, 1_800_000]);
+        let stated = backoff("task-1", 0, policy, "please retry in 7200s", at("2026-02-20T12:00:00Z"));
         assert_eq!(stated.cooldown.as_millis(), 7_200_000);
     }
 }

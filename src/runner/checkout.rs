@@ -1,1 +1,274 @@
-//! checkout
+//! The init container `checkout`: the trusted bare clone, the working clone of the agent, the manifest
+//! of the checked-out files, the runner for the agent's container, and the rendezvous.
+//!
+//! The working clone is made before the agent has ever run and holds no credentials and no remote.
+//! Files are checked out as the bytes of their blobs (no line-end, filter or encoding conversion), so
+//! that `publish` can commit working files as they are.
+
+pub mod manifest;
+
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+
+use self::manifest::Manifest;
+use super::exchange;
+use super::git::failure::CODE_ENVIRONMENT;
+use super::git::remote::{Remote, retry};
+use super::git::{FailureKind, Git, GitError, IDENTITY};
+use crate::crd::wire::{ContainerResult, Inputs, Outcome, path};
+
+/// Trailer of our commits: uid of the Run.
+pub const RUN_TRAILER: &str = "OpenTiger-Run";
+/// Where an earlier push of ours is fetched to.
+const PUBLISHED: &str = "refs/opentiger/published";
+
+/// The directories of a Run's Pod, as [`crate::crd::wire::path`] names them.
+#[derive(Clone, Debug)]
+pub struct Paths {
+    /// Trusted, seen by `checkout` and `publish` only.
+    pub repository: PathBuf,
+    /// Working clone, written by the agent.
+    pub checkout: PathBuf,
+    /// Shared with the agent.
+    pub exchange: PathBuf,
+    /// Git credentials, mounted in `checkout` and `publish` only.
+    pub credentials: PathBuf,
+    /// Where the runner is put for the agent's container.
+    pub runner: PathBuf,
+    /// The running program.
+    pub executable: PathBuf,
+}
+
+impl Default for Paths {
+    fn default() -> Self {
+        Self {
+            repository: path::BARE.into(),
+            checkout: path::CHECKOUT.into(),
+            exchange: path::EXCHANGE.into(),
+            credentials: path::CREDENTIALS.into(),
+            runner: path::RUNNER.into(),
+            executable: "/proc/self/exe".into(),
+        }
+    }
+}
+
+impl Paths {
+    /// The bare clone. Not the mount point itself, because git wants to own its directory.
+    pub fn git_dir(&self) -> PathBuf {
+        self.repository.join("base.git")
+    }
+
+    /// Scratch space and HOME of git.
+    pub fn private(&self) -> PathBuf {
+        self.repository.join("private")
+    }
+
+    /// The manifest of the checkout.
+    pub fn manifest(&self) -> PathBuf {
+        self.repository.join("manifest")
+    }
+
+    /// What `checkout` found, for `publish`.
+    pub fn state(&self) -> PathBuf {
+        self.repository.join("state.json")
+    }
+}
+
+/// What `checkout` found, for `publish`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct State {
+    /// Commit that the work starts from.
+    pub base: String,
+    /// Head of the branch on the server, when this Run had pushed it before.
+    pub earlier_push: Option<String>,
+}
+
+/// Why the checkout failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckoutError {
+    #[error(transparent)]
+    Git(#[from] GitError),
+    #[error("failed to {what}: {source}")]
+    File { what: &'static str, source: io::Error },
+}
+
+impl CheckoutError {
+    fn into_result(self) -> ContainerResult {
+        match self {
+            Self::Git(error) => error.into_result(),
+            Self::File { .. } => ContainerResult::failure(Outcome::Failed, CODE_ENVIRONMENT, self.to_string()),
+        }
+    }
+}
+
+fn file(what: &'static str) -> impl Fn(io::Error) -> CheckoutError {
+    move |source| CheckoutError::File { what, source }
+}
+
+/// Prepares everything the agent needs. `stop` ends it early.
+pub async fn run(inputs: &Inputs, paths: &Paths, stop: &CancellationToken) -> ContainerResult {
+    match prepare(inputs, paths, stop).await {
+        Ok(state) => ContainerResult {
+            head: Some(state.base),
+            summary: format!("checked out {}", inputs.spec.repository.base_branch),
+            ..ContainerResult::new(Outcome::Success)
+        },
+        Err(error) => error.into_result(),
+    }
+}
+
+async fn prepare(inputs: &Inputs, paths: &Paths, stop: &CancellationToken) -> Result<State, CheckoutError> {
+    clear(paths).map_err(file("prepare the directories"))?;
+    let bare = Git::new(&paths.git_dir(), &paths.private(), stop);
+    let state = fetch_base(inputs, paths, &bare).await?;
+    working_clone(inputs, paths, &bare, stop).await?;
+    let listing = bare.command("ls-tree").args(["-r", "-z", "--full-tree", &state.base]).run().await?;
+    Manifest::of_checkout(&listing, &paths.checkout)
+        .and_then(|manifest| manifest.save(&paths.manifest()))
+        .map_err(file("write the manifest"))?;
+    serde_json::to_vec(&state)
+        .map_err(io::Error::other)
+        .and_then(|text| fs::write(paths.state(), text))
+        .map_err(file("write what was found"))?;
+    install_runner(&paths.executable, &paths.runner).map_err(file("install the runner"))?;
+    exchange::create(&paths.exchange).map_err(file("create the rendezvous"))?;
+    Ok(state)
+}
+
+/// Empties what an interrupted checkout may have left: init containers can run twice.
+fn clear(paths: &Paths) -> io::Result<()> {
+    for directory in [paths.git_dir(), paths.private(), paths.checkout.clone()] {
+        match fs::remove_dir_all(&directory) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    fs::DirBuilder::new().mode(0o700).create(paths.private())?;
+    fs::DirBuilder::new().recursive(true).create(&paths.checkout)
+}
+
+/// The trusted bare clone: the base branch alone, one commit deep.
+async fn fetch_base(inputs: &Inputs, paths: &Paths, bare: &Git) -> Result<State, GitError> {
+    let repository = &inputs.spec.repository;
+    for branch in [&repository.base_branch, &repository.branch] {
+        check_branch_name(bare, branch).await?;
+    }
+    let remote = Remote::open(&repository.url, &paths.credentials, &paths.private())?;
+    let branches = [repository.base_branch.as_str(), &repository.branch];
+    let heads = retry(|| remote.heads(bare, &branches)).await?;
+    let base_ref = format!("refs/heads/{}", repository.base_branch);
+    let Some(base) = heads.get(&base_ref) else {
+        return Err(missing_base(&remote, bare, &repository.base_branch).await);
+    };
+    let format = if base.len() == 64 { "--object-format=sha256" } else { "--object-format=sha1" };
+    bare.command("init").args(["--quiet", "--bare", "--template=", format]).run().await?;
+    retry(|| remote.fetch(bare, &base_ref, &base_ref, 1)).await?;
+    let base = bare.command("rev-parse").args(["--verify", "--end-of-options", &base_ref]).line().await?;
+    let earlier_push = match heads.contains_key(&format!("refs/heads/{}", repository.branch)) {
+        true => Some(retry(|| own_push(bare, &remote, &repository.branch, &inputs.run_uid)).await?),
+        false => None,
+    };
+    Ok(State { base, earlier_push })
+}
+
+/// Fetches the head of a branch that exists on the server and returns it when this Run made it.
+///
+/// # Errors
+/// [`FailureKind::Diverged`] when somebody else did.
+pub async fn own_push(git: &Git, remote: &Remote, branch: &str, run_uid: &str) -> Result<String, GitError> {
+    remote.fetch(git, &format!("refs/heads/{branch}"), PUBLISHED, 2).await?;
+    let format = format!("--format=%H %(trailers:key={RUN_TRAILER},valueonly,separator=%x20)");
+    let line = git.command("log").args(["-1", &format, "--end-of-options", PUBLISHED]).line().await?;
+    match line.split_once(' ') {
+        Some((commit, run)) if !run_uid.is_empty() && run == run_uid => Ok(commit.to_string()),
+        _ => Err(GitError::new(
+            FailureKind::Diverged,
+            "use the branch",
+            format!("the server already has a branch {branch} that this Run did not make"),
+        )),
+    }
+}
+
+/// A colon or an asterisk in a name would change what a refspec means.
+async fn check_branch_name(git: &Git, branch: &str) -> Result<(), GitError> {
+    let name = format!("refs/heads/{branch}");
+    match git.command("check-ref-format").args([&name]).run().await {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind == FailureKind::Stopped => Err(error),
+        Err(_) => {
+            let text = format!("{branch:?} is not a branch name");
+            Err(GitError::new(FailureKind::Misconfigured, "open the repository", text))
+        }
+    }
+}
+
+async fn missing_base(remote: &Remote, git: &Git, base: &str) -> GitError {
+    match retry(|| remote.heads(git, &[])).await {
+        Err(error) => error,
+        Ok(heads) if heads.is_empty() => {
+            GitError::new(FailureKind::RepositoryEmpty, "find the base branch", "the repository has no commit yet")
+        }
+        Ok(heads) => {
+            let names: Vec<&str> =
+                heads.keys().take(5).map(|name| name.strip_prefix("refs/heads/").unwrap_or(name)).collect();
+            let text = format!("there is no branch {base:?}; there is {}", names.join(", "));
+            GitError::new(FailureKind::BaseBranchMissing, "find the base branch", text)
+        }
+    }
+}
+
+/// The agent's clone: base and result branch, no remote, nothing that converts files.
+async fn working_clone(
+    inputs: &Inputs,
+    paths: &Paths,
+    bare: &Git,
+    stop: &CancellationToken,
+) -> Result<(), CheckoutError> {
+    let repository = &inputs.spec.repository;
+    let git_dir = paths.checkout.join(".git");
+    let git = Git::new(&git_dir, &paths.private(), stop);
+    let base_ref = format!("refs/heads/{}", repository.base_branch);
+    let format = bare.command("rev-parse").args(["--show-object-format"]).line().await?;
+    let (branch, format) = (format!("--initial-branch={}", repository.branch), format!("--object-format={format}"));
+    git.command("init").args(["--quiet", "--template=", &branch, &format]).run().await?;
+    // Through the transport, so that nothing is shared with the trusted clone by a hard link.
+    git.command("fetch")
+        .env("GIT_ALLOW_PROTOCOL", "file")
+        .args(["--quiet", "--no-tags", "--no-write-fetch-head", "--depth=1", "--end-of-options"])
+        .args([bare.git_dir()])
+        .args([format!("+{base_ref}:{base_ref}")])
+        .run()
+        .await?;
+    fs::create_dir_all(git_dir.join("info"))
+        .and_then(|()| fs::write(git_dir.join("info/attributes"), RAW))
+        .map_err(file("write the attributes"))?;
+    for (key, value) in [("user.name", IDENTITY.0), ("user.email", IDENTITY.1)] {
+        git.command("config").args([key, value]).run().await?;
+    }
+    git.command_in(&paths.checkout, "checkout")
+        .args(["--quiet", "--force", "--no-track", "-B", &repository.branch, &base_ref])
+        .run()
+        .await?;
+    Ok(())
+}
+
+/// Attributes that win over those of the repository: files are their blobs.
+const RAW: &str = "* -text !eol -ident -filter -working-tree-encoding\n";
+
+/// Copies the static runner to where the agent's container finds it, readable and executable only.
+fn install_runner(executable: &Path, target: &Path) -> io::Result<()> {
+    let temporary = target.with_extension("new");
+    match fs::remove_file(&temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    fs::copy(executable, &temporary)?;
+    fs::set_permissions(&temporary, Permissions::from_mode(0o555))?;
+    fs::rename(&temporary, target)
+}

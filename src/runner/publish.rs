@@ -1,1 +1,179 @@
-//! publish
+//! The container `publish`: waits for the agent, recomputes the change, checks it against the path
+//! policy, commits and pushes.
+//!
+//! **Never runs git with a work tree**: a nested repository of the agent's would run its programs with
+//! the token in reach. What the agent reports is testimony; what counts is what the walker finds. A
+//! stop (SIGTERM) never pushes the result branch.
+
+pub mod change;
+pub mod commit;
+
+use std::fs;
+
+use tokio_util::sync::CancellationToken;
+
+use self::change::{Change, ChangeError};
+use super::checkout::{Paths, State};
+use super::exchange::{self, AgentEnded};
+use super::git::failure::{CODE_ENVIRONMENT, FailureKind};
+use super::git::remote::Remote;
+use super::git::{Git, GitError};
+use super::walker::{Limits, WalkError};
+use crate::crd::wire::{ContainerResult, Inputs, Outcome};
+
+/// Failure code: the change holds what may not be published.
+pub const CODE_POLICY: &str = "policy_violation";
+/// Failure code: there is no change.
+pub const CODE_NO_CHANGE: &str = "no_actionable_changes";
+/// Failure code: the agent ended without a result.
+pub const CODE_UNKNOWN: &str = "model_or_unknown_failure";
+/// Violations named in a summary.
+const MAX_VIOLATIONS: usize = 10;
+
+/// Publishes what the agent did. `policy` gets the changed paths and returns a sentence for each that
+/// is not allowed; its failure counts as a violation. `stop` is the container's SIGTERM.
+pub async fn run(
+    inputs: &Inputs,
+    paths: &Paths,
+    policy: impl Fn(&[String]) -> Result<Vec<String>, String>,
+    stop: &CancellationToken,
+) -> ContainerResult {
+    let agent = match exchange::wait_for_agent(&paths.exchange, stop).await {
+        Ok(AgentEnded::Ended) if !stop.is_cancelled() => exchange::read_result(&paths.exchange),
+        Ok(AgentEnded::Ended | AgentEnded::Stopped) => return cancelled(),
+        Err(error) => {
+            let text = format!("failed to wait for the agent: {error}");
+            return ContainerResult::failure(Outcome::Failed, CODE_ENVIRONMENT, text);
+        }
+    };
+    let Some(agent) = agent else {
+        let text = "the agent ended without a result: it crashed or was killed; see the state of the container agent";
+        return ContainerResult::failure(Outcome::Failed, CODE_UNKNOWN, text);
+    };
+    match agent.outcome {
+        Outcome::Success | Outcome::Noop => {}
+        Outcome::NeedsRework | Outcome::QuotaWait | Outcome::Failed | Outcome::Cancelled | Outcome::Infra => {
+            return agent;
+        }
+    }
+    let mut result = match publish(inputs, paths, &policy, stop, &agent).await {
+        Ok(result) => result,
+        Err(_) if stop.is_cancelled() => cancelled(),
+        Err(error) => failed(error),
+    };
+    result.tokens = agent.tokens;
+    result
+}
+
+async fn publish(
+    inputs: &Inputs,
+    paths: &Paths,
+    policy: &impl Fn(&[String]) -> Result<Vec<String>, String>,
+    stop: &CancellationToken,
+    agent: &ContainerResult,
+) -> Result<ContainerResult, ChangeError> {
+    let state = load_state(paths)?;
+    let git = Git::new(&paths.git_dir(), &paths.private(), stop);
+    if let Some(head) = &state.earlier_push {
+        return Ok(published(inputs, head, count_files(&git, head).await?, "was pushed before by this Run"));
+    }
+    let changes = change::recompute(&git, paths, Limits::default(), stop).await?;
+    if changes.is_empty() {
+        return Ok(unchanged(agent));
+    }
+    let names: Vec<String> = changes.iter().map(|change| change.path.clone()).collect();
+    if let Some(refusal) = refusal(&names, policy) {
+        return Ok(refusal);
+    }
+    let head = commit_and_push(inputs, paths, &git, &state, &changes).await?;
+    let files = i64::try_from(changes.len()).unwrap_or(i64::MAX);
+    Ok(published(inputs, &head, files, &agent.summary))
+}
+
+async fn commit_and_push(
+    inputs: &Inputs,
+    paths: &Paths,
+    git: &Git,
+    state: &State,
+    changes: &[Change],
+) -> Result<String, GitError> {
+    let commit = commit::commit(git, &paths.private().join("index"), inputs, &state.base, changes).await?;
+    let remote = Remote::open(&inputs.spec.repository.url, &paths.credentials, &paths.private())?;
+    commit::push(git, &remote, inputs, &commit).await
+}
+
+fn load_state(paths: &Paths) -> Result<State, ChangeError> {
+    fs::read(paths.state())
+        .and_then(|text| Ok(serde_json::from_slice(&text)?))
+        .map_err(|source| ChangeError::File { what: "read what checkout found", source })
+}
+
+/// Files changed by a commit that was fetched with its parent.
+async fn count_files(git: &Git, commit: &str) -> Result<i64, GitError> {
+    let arguments = ["-r", "-z", "--no-commit-id", "--name-only", "--no-renames", "--end-of-options", commit];
+    let output = git.command("diff-tree").args(arguments).run().await?;
+    Ok(output.iter().filter(|byte| **byte == 0).count().try_into().unwrap_or(i64::MAX))
+}
+
+/// What the policy says against the change, if anything. Fails closed.
+fn refusal(
+    names: &[String],
+    policy: &impl Fn(&[String]) -> Result<Vec<String>, String>,
+) -> Option<ContainerResult> {
+    let text = if names.len() > Limits::default().files {
+        format!("{} changed files are more than {}", names.len(), Limits::default().files)
+    } else {
+        match policy(names) {
+            Ok(violations) if violations.is_empty() => return None,
+            Ok(violations) => {
+                let mut listed = violations.iter().take(MAX_VIOLATIONS).cloned().collect::<Vec<_>>().join("; ");
+                if let Some(more) = violations.len().checked_sub(MAX_VIOLATIONS).filter(|more| *more > 0) {
+                    listed.push_str(&format!("; and {more} more"));
+                }
+                listed
+            }
+            Err(error) => format!("the path policy cannot be evaluated: {error}"),
+        }
+    };
+    Some(ContainerResult::failure(Outcome::NeedsRework, CODE_POLICY, text))
+}
+
+fn published(inputs: &Inputs, head: &str, files: i64, note: &str) -> ContainerResult {
+    let branch = &inputs.spec.repository.branch;
+    ContainerResult {
+        branch: Some(branch.clone()),
+        head: Some(head.to_string()),
+        changed_files: Some(files),
+        summary: format!("{branch} has {files} changed files. {note}").trim().to_string(),
+        ..ContainerResult::new(Outcome::Success)
+    }
+}
+
+fn unchanged(agent: &ContainerResult) -> ContainerResult {
+    if agent.outcome == Outcome::Noop {
+        return agent.clone();
+    }
+    let text = "the agent reported success, but no relevant file has changed";
+    ContainerResult::failure(Outcome::NeedsRework, CODE_NO_CHANGE, text)
+}
+
+fn cancelled() -> ContainerResult {
+    let text = format!("stopped by a signal. {}", FailureKind::Stopped.next_step());
+    ContainerResult { summary: text, ..ContainerResult::new(Outcome::Cancelled) }
+}
+
+fn failed(error: ChangeError) -> ContainerResult {
+    match error {
+        ChangeError::Git(error) => error.into_result(),
+        ChangeError::Walk(WalkError::Stopped) => cancelled(),
+        ChangeError::Walk(error @ (WalkError::Refused { .. } | WalkError::Open(_))) => {
+            ContainerResult::failure(Outcome::NeedsRework, CODE_POLICY, format!("cannot be published: {error}"))
+        }
+        ChangeError::Walk(error @ WalkError::Store { .. }) => {
+            ContainerResult::failure(Outcome::Failed, CODE_ENVIRONMENT, error.to_string())
+        }
+        error @ ChangeError::File { .. } => {
+            ContainerResult::failure(Outcome::Failed, CODE_ENVIRONMENT, error.to_string())
+        }
+    }
+}
