@@ -41,11 +41,7 @@ pub struct LaneFacts {
 impl From<&Lane> for LaneFacts {
     fn from(lane: &Lane) -> Self {
         let slots = |n: Option<i32>| n.map(|n| u32::try_from(n).unwrap_or(0));
-        Self {
-            name: lane.name.clone(),
-            min: slots(lane.min_slots),
-            max: slots(lane.max_slots),
-        }
+        Self { name: lane.name.clone(), min: slots(lane.min_slots), max: slots(lane.max_slots) }
     }
 }
 
