@@ -10,6 +10,7 @@ use clap::{Args, Parser, Subcommand};
 use jiff::Timestamp;
 use opentiger::crd::GoDuration;
 use opentiger::crd::wire::{ContainerResult, Inputs, Outcome, path};
+use opentiger::plan::policy::check;
 use opentiger::runner::{self, exchange, execute, report};
 
 /// Runs the containers of a Run's Pod.
@@ -56,10 +57,10 @@ struct Execute {
     #[arg(long, default_value = path::EXCHANGE)]
     exchange: PathBuf,
     /// Time between SIGTERM and SIGKILL for what the executor or a command started.
-    #[arg(long, default_value = "10s", value_parser = duration)]
+    #[arg(long, default_value = execute::KILL_AFTER, value_parser = duration)]
     kill_after: Duration,
     /// Time for one verification command.
-    #[arg(long, default_value = "5m", value_parser = duration)]
+    #[arg(long, default_value = execute::COMMAND_LIMIT, value_parser = duration)]
     command_limit: Duration,
 }
 
@@ -74,14 +75,20 @@ struct Alive {
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
-    GoDuration(text.into()).parse().ok_or_else(|| "must be a duration such as 30s or 5m".into())
+    GoDuration(text.into())
+        .parse()
+        .ok_or_else(|| "must be a duration such as 30s or 5m".into())
 }
 
 fn main() -> ExitCode {
     let step = match Cli::try_parse() {
         Ok(cli) => cli.step,
         Err(error) => {
-            let code = if error.use_stderr() { report::BAD_CONFIG } else { 0 };
+            let code = if error.use_stderr() {
+                report::BAD_CONFIG
+            } else {
+                0
+            };
             let _ = error.print();
             return ExitCode::from(code);
         }
@@ -107,7 +114,10 @@ fn main() -> ExitCode {
 }
 
 /// Runs one step and reports its result; a step that cannot start is a result too.
-fn report(common: &Common, step: impl FnOnce(&Inputs) -> anyhow::Result<ContainerResult>) -> ExitCode {
+fn report(
+    common: &Common,
+    step: impl FnOnce(&Inputs) -> anyhow::Result<ContainerResult>,
+) -> ExitCode {
     let (result, code) = match read_inputs(common) {
         Err(error) => (not_started(&error), report::BAD_CONFIG),
         Ok(inputs) => {
@@ -129,13 +139,17 @@ fn not_started(error: &anyhow::Error) -> ContainerResult {
 
 fn read_inputs(common: &Common) -> anyhow::Result<Inputs> {
     let name = common.inputs.display();
-    let text = std::fs::read_to_string(&common.inputs).with_context(|| format!("failed to read {name}"))?;
+    let text = std::fs::read_to_string(&common.inputs)
+        .with_context(|| format!("failed to read {name}"))?;
     runner::parse_inputs(&text).with_context(|| format!("failed to read {name}"))
 }
 
 /// One thread is enough: the runner waits for others.
 fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("failed to start")?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("failed to start")?;
     let result = runtime.block_on(future);
     // A thread that still waits for the other container must not keep this one.
     runtime.shutdown_background();
@@ -149,10 +163,19 @@ async fn checkout(inputs: &Inputs) -> anyhow::Result<ContainerResult> {
 
 async fn publish(inputs: &Inputs) -> anyhow::Result<ContainerResult> {
     let stop = exchange::stop_on_signals().context("failed to handle signals")?;
-    Ok(runner::publish::run(inputs, &runner::checkout::Paths::default(), &stop).await)
+    let task = &inputs.spec.inputs;
+    let policy = |changed: &[String]| match check(changed, &task.allowed_paths, &task.denied_paths)
+    {
+        Ok(violations) => Ok(violations.iter().map(ToString::to_string).collect()),
+        Err(error) => Err(error.to_string()),
+    };
+    Ok(runner::publish::run(inputs, &runner::checkout::Paths::default(), policy, &stop).await)
 }
 
-async fn execute(inputs: &Inputs, flags: &Execute) -> anyhow::Result<(ContainerResult, Option<exchange::AgentEnd>)> {
+async fn execute(
+    inputs: &Inputs,
+    flags: &Execute,
+) -> anyhow::Result<(ContainerResult, Option<exchange::AgentEnd>)> {
     let stop = exchange::stop_on_signals().context("failed to handle signals")?;
     let settings = execute::Settings {
         checkout: flags.checkout.clone(),
@@ -183,6 +206,14 @@ fn alive(flags: &Alive) -> ExitCode {
 
 fn mock(common: &Common) -> anyhow::Result<ExitCode> {
     let inputs = read_inputs(common)?;
-    let mock = inputs.spec.template.executor.mock.as_ref().context("the run has no mock executor")?;
-    execute::mock::play(&inputs, mock).map(ExitCode::from).context("failed to play the mock executor")
+    let mock = inputs
+        .spec
+        .template
+        .executor
+        .mock
+        .as_ref()
+        .context("the run has no mock executor")?;
+    execute::mock::play(&inputs, mock)
+        .map(ExitCode::from)
+        .context("failed to play the mock executor")
 }

@@ -21,7 +21,9 @@ pub enum InputsError {
     #[error("failed to understand the run's inputs")]
     Invalid(#[source] serde_json::Error),
     /// Written by another version of the operator.
-    #[error("failed to use the run's inputs: schema version {0}, this runner knows {SCHEMA_VERSION}")]
+    #[error(
+        "failed to use the run's inputs: schema version {0}, this runner knows {SCHEMA_VERSION}"
+    )]
     Version(u32),
 }
 
@@ -31,5 +33,9 @@ pub enum InputsError {
 /// When it is not one, or of another version.
 pub fn parse_inputs(text: &str) -> Result<Inputs, InputsError> {
     let inputs: Inputs = serde_json::from_str(text).map_err(InputsError::Invalid)?;
-    if inputs.schema_version == SCHEMA_VERSION { Ok(inputs) } else { Err(InputsError::Version(inputs.schema_version)) }
+    if inputs.schema_version == SCHEMA_VERSION {
+        Ok(inputs)
+    } else {
+        Err(InputsError::Version(inputs.schema_version))
+    }
 }

@@ -66,7 +66,14 @@ pub async fn baseline(
     marker: &Path,
     env: &[(OsString, OsString)],
 ) -> io::Result<Baseline> {
-    if let Some(head) = git(supervisor, checkout, env, &["rev-parse", "--verify", "HEAD"]).await {
+    if let Some(head) = git(
+        supervisor,
+        checkout,
+        env,
+        &["rev-parse", "--verify", "HEAD"],
+    )
+    .await
+    {
         let head = String::from_utf8_lossy(&head).trim().to_string();
         if head.len() >= 40 && head.chars().all(|c| c.is_ascii_hexdigit()) {
             return Ok(Baseline::Commit(head));
@@ -93,14 +100,28 @@ pub async fn since(
         }
         Baseline::Commit(head) => head,
     };
-    let differ = ["diff", "--name-only", "-z", "--no-renames", "--no-ext-diff", "--no-textconv", head, "--"];
+    let differ = [
+        "diff",
+        "--name-only",
+        "-z",
+        "--no-renames",
+        "--no-ext-diff",
+        "--no-textconv",
+        head,
+        "--",
+    ];
     let untracked = ["ls-files", "--others", "--exclude-standard", "-z"];
     let mut paths = Vec::new();
     for args in [&differ[..], &untracked[..]] {
         let Some(list) = git(supervisor, checkout, env, args).await else {
-            return Err(io::Error::other(format!("git {} did not answer", args.first().unwrap_or(&""))));
+            return Err(io::Error::other(format!(
+                "git {} did not answer",
+                args.first().unwrap_or(&"")
+            )));
         };
-        let names = list.split(|byte| *byte == 0).filter(|name| !name.is_empty());
+        let names = list
+            .split(|byte| *byte == 0)
+            .filter(|name| !name.is_empty());
         paths.extend(names.map(|name| String::from_utf8_lossy(name).into_owned()));
     }
     paths.sort();
@@ -110,8 +131,23 @@ pub async fn since(
 
 /// Runs git without anything of the repository that can be switched off. `None` when it is not there,
 /// fails, or says too much.
-async fn git(supervisor: &mut Supervisor, checkout: &Path, env: &[(OsString, OsString)], args: &[&str]) -> Option<Vec<u8>> {
-    let fixed = ["git", "-c", "safe.directory=*", "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", "-c", "core.quotePath=false"];
+async fn git(
+    supervisor: &mut Supervisor,
+    checkout: &Path,
+    env: &[(OsString, OsString)],
+    args: &[&str],
+) -> Option<Vec<u8>> {
+    let fixed = [
+        "git",
+        "-c",
+        "safe.directory=*",
+        "-c",
+        "core.fsmonitor=false",
+        "-c",
+        "core.hooksPath=/dev/null",
+        "-c",
+        "core.quotePath=false",
+    ];
     let mut env = env.to_vec();
     env.push(("GIT_OPTIONAL_LOCKS".into(), "0".into()));
     env.push(("GIT_TERMINAL_PROMPT".into(), "0".into()));
@@ -148,8 +184,16 @@ fn touched_since(root: &Path, moment: (i64, i64)) -> io::Result<Vec<String>> {
             let path = entry.path();
             let meta = fs::symlink_metadata(&path)?;
             if changed(&meta) {
-                let name = path.strip_prefix(root).unwrap_or(&path).to_string_lossy().into_owned();
-                found.push(if meta.is_dir() { format!("{name}/") } else { name });
+                let name = path
+                    .strip_prefix(root)
+                    .unwrap_or(&path)
+                    .to_string_lossy()
+                    .into_owned();
+                found.push(if meta.is_dir() {
+                    format!("{name}/")
+                } else {
+                    name
+                });
             }
             if meta.is_dir() {
                 directories.push(path);
@@ -175,7 +219,11 @@ mod tests {
             fs::write(root.join(file), "x").expect("written");
         }
         // File times are as coarse as the kernel's clock: wait until it has moved on.
-        let time = |path: &Path| fs::metadata(path).map(|m| (m.ctime(), m.ctime_nsec())).expect("times");
+        let time = |path: &Path| {
+            fs::metadata(path)
+                .map(|m| (m.ctime(), m.ctime_nsec()))
+                .expect("times")
+        };
         let marker = dir.path().join("marker");
         let before = time(&root.join("old/d"));
         let moment = loop {
@@ -184,11 +232,17 @@ mod tests {
                 break time(&marker);
             }
         };
-        assert_eq!(touched_since(&root, moment).expect("read"), Vec::<String>::new());
+        assert_eq!(
+            touched_since(&root, moment).expect("read"),
+            Vec::<String>::new()
+        );
         fs::write(root.join("src/deep/b"), "y").expect("written");
         fs::write(root.join(".git/index"), "y").expect("written");
         fs::remove_file(root.join("old/c")).expect("removed");
         fs::remove_file(root.join("top")).expect("removed");
-        assert_eq!(touched_since(&root, moment).expect("read"), ["./", "old/", "src/deep/b"]);
+        assert_eq!(
+            touched_since(&root, moment).expect("read"),
+            ["./", "old/", "src/deep/b"]
+        );
     }
 }

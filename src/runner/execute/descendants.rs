@@ -32,7 +32,9 @@ pub fn reap() -> Vec<WaitStatus> {
 
 /// Living processes below this one.
 pub fn living() -> Vec<Pid> {
-    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
     let pid = |name: &str| name.parse::<i32>().ok();
     let all: Vec<(i32, i32)> = entries
         .filter_map(|entry| pid(entry.ok()?.file_name().to_str()?))
@@ -41,7 +43,11 @@ pub fn living() -> Vec<Pid> {
     let mut found = vec![Pid::this().as_raw()];
     let mut next = 0;
     while let Some(parent) = found.get(next).copied() {
-        found.extend(all.iter().filter(|(_, of)| *of == parent).map(|(pid, _)| *pid));
+        found.extend(
+            all.iter()
+                .filter(|(_, of)| *of == parent)
+                .map(|(pid, _)| *pid),
+        );
         next += 1;
     }
     found.into_iter().skip(1).map(Pid::from_raw).collect()

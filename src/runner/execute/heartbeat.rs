@@ -22,13 +22,18 @@ pub struct Heartbeat {
 impl Heartbeat {
     /// The heartbeat of the agent in the exchange directory `dir`.
     pub fn new(dir: &Path) -> Self {
-        Self { path: dir.join(FILE) }
+        Self {
+            path: dir.join(FILE),
+        }
     }
 
     /// Touches the file. A beat that cannot be written is a missed beat, which the probe reports.
     pub fn beat(&self) {
         if let Err(error) = fs::write(&self.path, b"alive\n") {
-            eprintln!("[opentiger] failed to write {}: {error}", self.path.display());
+            eprintln!(
+                "[opentiger] failed to write {}: {error}",
+                self.path.display()
+            );
         }
     }
 
@@ -51,10 +56,16 @@ mod tests {
     fn a_beat_ages() {
         let dir = tempfile::tempdir().expect("directory");
         let heartbeat = Heartbeat::new(dir.path());
-        assert!(heartbeat.is_alive(Duration::from_secs(60)).is_err(), "no beat yet");
+        assert!(
+            heartbeat.is_alive(Duration::from_secs(60)).is_err(),
+            "no beat yet"
+        );
         heartbeat.beat();
         assert!(heartbeat.is_alive(Duration::from_secs(60)).expect("beat"));
-        let file = fs::File::options().write(true).open(dir.path().join(FILE)).expect("file");
+        let file = fs::File::options()
+            .write(true)
+            .open(dir.path().join(FILE))
+            .expect("file");
         let old = SystemTime::UNIX_EPOCH + Duration::from_secs(1);
         file.set_modified(old).expect("aged");
         assert!(!heartbeat.is_alive(Duration::from_secs(60)).expect("beat"));

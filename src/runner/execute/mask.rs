@@ -13,8 +13,17 @@ const MASKED: &str = "***";
 /// Shorter values are words that output is full of.
 const MIN_SECRET_BYTES: usize = 6;
 /// Words between the `_` of a name that make it a secret.
-const SECRET_WORDS: [&str; 9] =
-    ["KEY", "KEYS", "APIKEY", "TOKEN", "SECRET", "PASSWORD", "PASSWD", "CREDENTIAL", "CREDENTIALS"];
+const SECRET_WORDS: [&str; 9] = [
+    "KEY",
+    "KEYS",
+    "APIKEY",
+    "TOKEN",
+    "SECRET",
+    "PASSWORD",
+    "PASSWD",
+    "CREDENTIAL",
+    "CREDENTIALS",
+];
 
 /// Whether a variable is secret by its name.
 fn is_secret_name(name: &str) -> bool {
@@ -24,10 +33,25 @@ fn is_secret_name(name: &str) -> bool {
 
 /// The names of the secret variables in `environment`.
 pub fn secret_names(environment: &[(OsString, OsString)]) -> Vec<OsString> {
-    let listed = environment.iter().find(|(name, _)| name == SECRET_KEYS).map(|(_, value)| value.to_string_lossy());
-    let listed: Vec<&str> = listed.as_deref().unwrap_or_default().split(',').map(str::trim).collect();
-    let secret = |name: &OsStr| name.to_str().is_some_and(|name| listed.contains(&name) || is_secret_name(name));
-    environment.iter().filter(|(name, _)| secret(name)).map(|(name, _)| name.clone()).collect()
+    let listed = environment
+        .iter()
+        .find(|(name, _)| name == SECRET_KEYS)
+        .map(|(_, value)| value.to_string_lossy());
+    let listed: Vec<&str> = listed
+        .as_deref()
+        .unwrap_or_default()
+        .split(',')
+        .map(str::trim)
+        .collect();
+    let secret = |name: &OsStr| {
+        name.to_str()
+            .is_some_and(|name| listed.contains(&name) || is_secret_name(name))
+    };
+    environment
+        .iter()
+        .filter(|(name, _)| secret(name))
+        .map(|(name, _)| name.clone())
+        .collect()
 }
 
 /// The values to hide. A value of several lines is hidden line by line.
@@ -41,9 +65,17 @@ impl Mask {
     /// The values of the secret variables of `environment`.
     pub fn of(environment: &[(OsString, OsString)]) -> Self {
         let names = secret_names(environment);
-        let values = environment.iter().filter(|(name, _)| names.contains(name)).filter_map(|(_, value)| value.to_str());
-        let lines = values.flat_map(|value| std::iter::once(value).chain(value.lines())).map(str::trim);
-        let mut secrets: Vec<String> = lines.filter(|line| line.len() >= MIN_SECRET_BYTES).map(Into::into).collect();
+        let values = environment
+            .iter()
+            .filter(|(name, _)| names.contains(name))
+            .filter_map(|(_, value)| value.to_str());
+        let lines = values
+            .flat_map(|value| std::iter::once(value).chain(value.lines()))
+            .map(str::trim);
+        let mut secrets: Vec<String> = lines
+            .filter(|line| line.len() >= MIN_SECRET_BYTES)
+            .map(Into::into)
+            .collect();
         secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
         secrets.dedup();
         Self { secrets }
@@ -71,7 +103,10 @@ mod tests {
     use super::*;
 
     fn environment(pairs: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
-        pairs.iter().map(|(name, value)| (name.into(), value.into())).collect()
+        pairs
+            .iter()
+            .map(|(name, value)| (name.into(), value.into()))
+            .collect()
     }
 
     #[test]
@@ -84,14 +119,24 @@ mod tests {
             ("MY_THING", "abcdefgh"),
             ("OPENTIGER_SECRET_KEYS", "MY_THING, OTHER"),
         ]);
-        assert_eq!(secret_names(&environment), ["OPENAI_API_KEY", "GH_TOKEN", "MY_THING"]);
+        assert_eq!(
+            secret_names(&environment),
+            ["OPENAI_API_KEY", "GH_TOKEN", "MY_THING"]
+        );
         let mask = Mask::of(&environment);
-        assert_eq!(mask.hide("a sk-123456 b ghp_abcdef c abcdefgh qwertyuiop"), "a *** b *** c *** qwertyuiop");
+        assert_eq!(
+            mask.hide("a sk-123456 b ghp_abcdef c abcdefgh qwertyuiop"),
+            "a *** b *** c *** qwertyuiop"
+        );
     }
 
     #[test]
     fn long_secrets_go_first_and_lines_are_secrets_too() {
-        let mask = Mask::of(&environment(&[("A_KEY", "abcdef"), ("B_KEY", "abcdefghij"), ("C_KEY", "-----BEGIN\nMIIEvQ=\nx")]));
+        let mask = Mask::of(&environment(&[
+            ("A_KEY", "abcdef"),
+            ("B_KEY", "abcdefghij"),
+            ("C_KEY", "-----BEGIN\nMIIEvQ=\nx"),
+        ]));
         assert_eq!(mask.hide("abcdefghij abcdef MIIEvQ= x"), "*** *** *** x");
         assert_eq!(mask.longest(), "-----BEGIN\nMIIEvQ=\nx".len());
     }

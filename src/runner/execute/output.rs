@@ -28,7 +28,14 @@ pub struct Lines<'a> {
 impl<'a> Lines<'a> {
     /// A stream at its start.
     pub fn new(mask: &'a Mask) -> Self {
-        Self { mask, line: Vec::new(), dropped: 0, tail: String::new(), last: String::new(), repeats: 0 }
+        Self {
+            mask,
+            line: Vec::new(),
+            dropped: 0,
+            tail: String::new(),
+            last: String::new(),
+            repeats: 0,
+        }
     }
 
     /// Takes the next bytes and writes the lines they complete.
@@ -120,7 +127,11 @@ mod tests {
             lines.take(chunk, &mut sink).expect("written");
         }
         lines.finish(&mut sink).expect("written");
-        (String::from_utf8(sink).expect("text"), lines.tail().to_string(), lines.repeats())
+        (
+            String::from_utf8(sink).expect("text"),
+            lines.tail().to_string(),
+            lines.repeats(),
+        )
     }
 
     fn mask(secret: &str) -> Mask {
@@ -130,7 +141,10 @@ mod tests {
     #[test]
     fn lines_are_put_together_and_the_last_one_is_not_lost() {
         let (out, tail, _) = forward(&Mask::default(), &[b"a", b"b\nc", b"\n\nd"]);
-        assert_eq!((out.as_str(), tail.as_str()), ("ab\nc\n\nd\n", "ab\nc\n\nd\n"));
+        assert_eq!(
+            (out.as_str(), tail.as_str()),
+            ("ab\nc\n\nd\n", "ab\nc\n\nd\n")
+        );
     }
 
     #[test]
@@ -138,22 +152,35 @@ mod tests {
         let mask = mask("hunter2hunter2");
         let (out, tail, _) = forward(&mask, &[b"x hunter2h", b"unter2 y\n"]);
         assert_eq!((out.as_str(), tail.as_str()), ("x *** y\n", "x *** y\n"));
-        let long = format!("{}hunter2hunter2{}\n", "x".repeat(MAX_LINE_BYTES - 5), "y".repeat(99));
+        let long = format!(
+            "{}hunter2hunter2{}\n",
+            "x".repeat(MAX_LINE_BYTES - 5),
+            "y".repeat(99)
+        );
         let (out, _, _) = forward(&mask, &[long.as_bytes()]);
         assert!(!out.contains("hunt"), "{}", &out[MAX_LINE_BYTES - 10..]);
     }
 
     #[test]
     fn long_lines_are_cut_and_say_so() {
-        let (out, tail, _) = forward(&Mask::default(), &[&[b'x'; 40_000], &[b'y'; 40_000], b"\nend\n"]);
-        assert_eq!(out.len(), MAX_LINE_BYTES + " [63616 bytes of this line are not shown]\nend\n".len());
+        let (out, tail, _) = forward(
+            &Mask::default(),
+            &[&[b'x'; 40_000], &[b'y'; 40_000], b"\nend\n"],
+        );
+        assert_eq!(
+            out.len(),
+            MAX_LINE_BYTES + " [63616 bytes of this line are not shown]\nend\n".len()
+        );
         assert!(out.ends_with(" [63616 bytes of this line are not shown]\nend\n"));
         assert!(tail.len() <= TAIL_BYTES && tail.ends_with("x\nend\n"));
     }
 
     #[test]
     fn noise_becomes_text() {
-        let (out, _, _) = forward(&Mask::default(), &[&[0xff, 0x00, b'a', 0xc3, b'\n'], "ä\n".as_bytes()]);
+        let (out, _, _) = forward(
+            &Mask::default(),
+            &[&[0xff, 0x00, b'a', 0xc3, b'\n'], "ä\n".as_bytes()],
+        );
         assert_eq!(out, "\u{fffd}\u{fffd}a\u{fffd}\nä\n");
     }
 

@@ -23,9 +23,6 @@ use super::heartbeat::{Heartbeat, INTERVAL};
 use super::mask::Mask;
 use super::output::Lines;
 
-/// Time between SIGTERM and SIGKILL, after the time limit and after a stop alike: within half of the
-/// Pod's 30 s (design 4).
-pub const KILL_AFTER: Duration = Duration::from_secs(10);
 /// Time for the output to end after the program has.
 const DRAIN_LIMIT: Duration = Duration::from_secs(2);
 /// Bytes read at once.
@@ -90,7 +87,11 @@ pub struct Finished {
 impl Finished {
     /// What is said about a failure: standard error, else standard output.
     pub fn said(&self) -> &str {
-        if self.stderr.trim().is_empty() { &self.stdout } else { &self.stderr }
+        if self.stderr.trim().is_empty() {
+            &self.stdout
+        } else {
+            &self.stderr
+        }
     }
 }
 
@@ -116,11 +117,22 @@ impl Supervisor {
     ///
     /// # Errors
     /// When the kernel refuses either, or outside a tokio runtime.
-    pub fn new(stop: CancellationToken, heartbeat: Heartbeat, mask: Mask, kill_after: Duration) -> io::Result<Self> {
+    pub fn new(
+        stop: CancellationToken,
+        heartbeat: Heartbeat,
+        mask: Mask,
+        kill_after: Duration,
+    ) -> io::Result<Self> {
         nix::sys::prctl::set_child_subreaper(true)?;
         nix::sys::prctl::set_dumpable(false)?;
         let children = signal(SignalKind::child())?;
-        Ok(Self { children, stop, heartbeat, mask, kill_after })
+        Ok(Self {
+            children,
+            stop,
+            heartbeat,
+            mask,
+            kill_after,
+        })
     }
 
     /// The secrets to hide.
@@ -159,7 +171,13 @@ impl Supervisor {
         result
     }
 
-    async fn follow(&mut self, program: &Program, pid: Pid, out: Receiver, err: Receiver) -> io::Result<Finished> {
+    async fn follow(
+        &mut self,
+        program: &Program,
+        pid: Pid,
+        out: Receiver,
+        err: Receiver,
+    ) -> io::Result<Finished> {
         let limit = Instant::now() + program.limit;
         let mut ended: Option<Ended> = None;
         let mut status: Option<WaitStatus> = None;
@@ -168,7 +186,10 @@ impl Supervisor {
             Output::Forward => None,
             Output::Capture(limit) => Some(limit),
         };
-        let mut stdout = Stream { capture, ..Stream::new(out, &self.mask) };
+        let mut stdout = Stream {
+            capture,
+            ..Stream::new(out, &self.mask)
+        };
         let mut stderr = Stream::new(err, &self.mask);
         let mut log: (Box<dyn Write>, Box<dyn Write>) = match program.output {
             Output::Forward => (Box::new(io::stdout()), Box::new(io::stderr())),
@@ -202,7 +223,9 @@ impl Supervisor {
                     ended = Some(terminate(pid, Ending::Stopped, self.kill_after));
                 }
             }
-            let looped = program.loop_limit.is_some_and(|limit| stdout.lines.repeats().max(stderr.lines.repeats()) >= limit);
+            let looped = program
+                .loop_limit
+                .is_some_and(|limit| stdout.lines.repeats().max(stderr.lines.repeats()) >= limit);
             if looped && ended.is_none() {
                 ended = Some(terminate(pid, Ending::Looped, self.kill_after));
             }
@@ -234,7 +257,10 @@ impl Supervisor {
 
 fn start(program: &Program) -> io::Result<(Pid, Receiver, Receiver)> {
     let [name, args @ ..] = program.argv.as_slice() else {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "there is no program to run"));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "there is no program to run",
+        ));
     };
     let mut child = Command::new(name)
         .args(args)
@@ -246,7 +272,9 @@ fn start(program: &Program) -> io::Result<(Pid, Receiver, Receiver)> {
         .stderr(Stdio::piped())
         .process_group(0)
         .spawn()?;
-    let pid = i32::try_from(child.id()).map(Pid::from_raw).map_err(io::Error::other)?;
+    let pid = i32::try_from(child.id())
+        .map(Pid::from_raw)
+        .map_err(io::Error::other)?;
     let pipe = |fd: Option<OwnedFd>| Receiver::from_owned_fd(fd.ok_or(io::ErrorKind::BrokenPipe)?);
     let stdout = pipe(child.stdout.take().map(OwnedFd::from))?;
     let stderr = pipe(child.stderr.take().map(OwnedFd::from))?;
@@ -258,7 +286,10 @@ fn terminate(pid: Pid, because: Ending, kill_after: Duration) -> Ended {
     let _ = killpg(pid, Signo::SIGTERM);
     // A stopped process does not see SIGTERM before it goes on.
     let _ = killpg(pid, Signo::SIGCONT);
-    Ended { because, kill_at: Instant::now() + kill_after }
+    Ended {
+        because,
+        kill_at: Instant::now() + kill_after,
+    }
 }
 
 /// Ends the group and everything that left it. Repeated until the program is gone.
@@ -267,7 +298,10 @@ fn kill_all(pid: Pid, ended: Ended) -> Ended {
     for pid in living() {
         let _ = kill(pid, Signo::SIGKILL);
     }
-    Ended { kill_at: Instant::now() + Duration::from_millis(100), ..ended }
+    Ended {
+        kill_at: Instant::now() + Duration::from_millis(100),
+        ..ended
+    }
 }
 
 /// One stream and what has become of it.
@@ -282,7 +316,13 @@ struct Stream<'a> {
 
 impl<'a> Stream<'a> {
     fn new(receiver: Receiver, mask: &'a Mask) -> Self {
-        Self { receiver, open: true, lines: Lines::new(mask), capture: None, captured: Vec::new() }
+        Self {
+            receiver,
+            open: true,
+            lines: Lines::new(mask),
+            capture: None,
+            captured: Vec::new(),
+        }
     }
 
     fn read(&mut self, buffer: &mut [u8], sink: &mut impl Write) -> io::Result<()> {
@@ -293,7 +333,10 @@ impl<'a> Stream<'a> {
                 match self.capture {
                     None => self.lines.take(bytes, sink)?,
                     Some(limit) if self.captured.len() + length > limit => {
-                        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "too much output"));
+                        return Err(io::Error::new(
+                            io::ErrorKind::FileTooLarge,
+                            "too much output",
+                        ));
                     }
                     Some(_) => self.captured.extend_from_slice(bytes),
                 }

@@ -29,7 +29,10 @@ pub struct Files {
 /// # Errors
 /// When they cannot be written.
 pub fn write(dir: &Path, inputs: &Inputs) -> io::Result<Files> {
-    let files = Files { prompt: dir.join("prompt.md"), task: dir.join("task.json") };
+    let files = Files {
+        prompt: dir.join("prompt.md"),
+        task: dir.join("task.json"),
+    };
     fs::write(&files.prompt, render(inputs))?;
     fs::write(&files.task, serde_json::to_vec_pretty(&task(inputs))?)?;
     Ok(files)
@@ -57,10 +60,26 @@ pub fn render(inputs: &Inputs) -> String {
     section(&mut text, "Specification", &task.context.specs);
     section(&mut text, "Related files", &bullets(&task.context.files));
     section(&mut text, "Notes", &task.context.notes);
-    section(&mut text, "An earlier attempt failed", &hint(&task.previous_failure));
-    section(&mut text, "Paths you may change", &bullets(&task.allowed_paths));
-    section(&mut text, "Paths you must not change", &bullets(&task.denied_paths));
-    section(&mut text, "Commands that must pass", &bullets(&task.commands));
+    section(
+        &mut text,
+        "An earlier attempt failed",
+        &hint(&task.previous_failure),
+    );
+    section(
+        &mut text,
+        "Paths you may change",
+        &bullets(&task.allowed_paths),
+    );
+    section(
+        &mut text,
+        "Paths you must not change",
+        &bullets(&task.denied_paths),
+    );
+    section(
+        &mut text,
+        "Commands that must pass",
+        &bullets(&task.commands),
+    );
     section(&mut text, "Rules", &bullets(&RULES.map(String::from)));
     text
 }
@@ -87,14 +106,23 @@ static REPLACEMENTS: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
     let all = [
         ("\u{1b}\\[[0-9;]*m", ""),
         (r"/(?:[A-Za-z0-9._-]+/)+[A-Za-z0-9._-]+", "<path>"),
-        (r"(?i)external_directory\s*\([^)]*\)", "external_directory(<path>)"),
+        (
+            r"(?i)external_directory\s*\([^)]*\)",
+            "external_directory(<path>)",
+        ),
     ];
-    all.into_iter().filter_map(|(pattern, to)| Some((Regex::new(pattern).ok()?, to))).collect()
+    all.into_iter()
+        .filter_map(|(pattern, to)| Some((Regex::new(pattern).ok()?, to)))
+        .collect()
 });
 
 /// An earlier failure as a hint: without colours and absolute paths, on one line.
 fn sanitise(message: &str) -> String {
-    let clean = REPLACEMENTS.iter().fold(message.to_string(), |text, (pattern, to)| pattern.replace_all(&text, *to).into_owned());
+    let clean = REPLACEMENTS
+        .iter()
+        .fold(message.to_string(), |text, (pattern, to)| {
+            pattern.replace_all(&text, *to).into_owned()
+        });
     clean.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
@@ -109,11 +137,19 @@ mod tests {
 
     #[test]
     fn hints_agree_with_the_original() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors/retry_hint_sanitise.json");
-        let rows: Vec<serde_json::Value> = serde_json::from_str(&fs::read_to_string(path).expect("vectors")).expect("json");
+        let path = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/tests/vectors/retry_hint_sanitise.json"
+        );
+        let rows: Vec<serde_json::Value> =
+            serde_json::from_str(&fs::read_to_string(path).expect("vectors")).expect("json");
         assert!(rows.len() > 10);
         for row in rows {
-            assert_eq!(sanitise(row["input"].as_str().expect("text")), row["output"].as_str().expect("text"), "{row}");
+            assert_eq!(
+                sanitise(row["input"].as_str().expect("text")),
+                row["output"].as_str().expect("text"),
+                "{row}"
+            );
         }
     }
 
@@ -129,11 +165,24 @@ mod tests {
         inputs.spec.inputs.title = "Fix the parser".into();
         inputs.spec.inputs.goal = "It must read tabs.".into();
         inputs.spec.inputs.commands = vec!["make test".into()];
-        inputs.spec.inputs.previous_failure = format!("\u{1b}[31mfailed\u{1b}[0m at /a/b/c\n{}", "x".repeat(500));
+        inputs.spec.inputs.previous_failure =
+            format!("\u{1b}[31mfailed\u{1b}[0m at /a/b/c\n{}", "x".repeat(500));
         let text = render(&inputs);
-        assert!(text.starts_with("# Fix the parser\n\nIt must read tabs.\n"), "{text}");
-        assert!(text.contains("## Commands that must pass\n\n- make test\n"), "{text}");
-        assert!(text.contains("## An earlier attempt failed\n\nfailed at <path> xxx"), "{text}");
-        assert!(!text.contains("## Notes") && !text.contains(&"x".repeat(MAX_HINT_CHARS)), "{text}");
+        assert!(
+            text.starts_with("# Fix the parser\n\nIt must read tabs.\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains("## Commands that must pass\n\n- make test\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains("## An earlier attempt failed\n\nfailed at <path> xxx"),
+            "{text}"
+        );
+        assert!(
+            !text.contains("## Notes") && !text.contains(&"x".repeat(MAX_HINT_CHARS)),
+            "{text}"
+        );
     }
 }
