@@ -4,3 +4,5 @@
 
 pub mod cluster;
 pub mod helm;
+pub mod operator;
+pub mod proxy;
