@@ -61,7 +61,11 @@ impl Default for Metrics {
         let mirror_backlog = Gauge::default();
         registry.register("mirror_backlog", "Objects waiting to be mirrored", mirror_backlog.clone());
         let mirror_lag_ms = Gauge::default();
-        registry.register("mirror_lag_milliseconds", "Age of the oldest change not yet mirrored", mirror_lag_ms.clone());
+        registry.register(
+            "mirror_lag_milliseconds",
+            "Age of the oldest change not yet mirrored",
+            mirror_lag_ms.clone(),
+        );
         let mirror_parked = Counter::default();
         registry.register("mirror_parked", "Rows that Postgres refused", mirror_parked.clone());
         let leading = Gauge::default();

@@ -111,7 +111,8 @@ where
 {
     let api: Api<K> = Api::namespaced(client.clone(), namespace);
     tokio::spawn(async move {
-        let mut stream = Box::pin(watcher(api, watcher::Config::default()).default_backoff().applied_objects());
+        let mut stream =
+            Box::pin(watcher(api, watcher::Config::default()).default_backoff().applied_objects());
         while let Some(Ok(object)) = stream.next().await {
             see(object);
         }
@@ -161,7 +162,13 @@ async fn play(client: &Client, case: &Case) -> Result<Vec<String>, String> {
 }
 
 fn options<'a>(kubeconfig: &'a Path, namespace: &'a str, dir: &Path) -> OperatorOptions<'a> {
-    OperatorOptions { kubeconfig, namespace, identity: "one", log: dir.join("operator.log"), database_url: None }
+    OperatorOptions {
+        kubeconfig,
+        namespace,
+        identity: "one",
+        log: dir.join("operator.log"),
+        database_url: None,
+    }
 }
 
 async fn verify(client: &Client, namespace: &str, seen: &Mutex<Seen>) -> Result<(), String> {
@@ -206,7 +213,8 @@ async fn an_operator_killed_at_any_request_and_restarted_ends_the_task_once() {
             let (client, requests) = (client.clone(), requests.clone());
             async move {
                 let (n, position) = case.kill?;
-                let what = format!("killed {position:?} request {n} of {requests:#?}, stale lists: {}", case.stale);
+                let what =
+                    format!("killed {position:?} request {n} of {requests:#?}, stale lists: {}", case.stale);
                 play(&client, case).await.err().map(|e| format!("{what}\n{e}"))
             }
         })
@@ -214,5 +222,11 @@ async fn an_operator_killed_at_any_request_and_restarted_ends_the_task_once() {
         .filter_map(async |failure| failure)
         .collect()
         .await;
-    assert!(failures.is_empty(), "{} of {} cases failed\n{}", failures.len(), cases.len(), failures.join("\n\n"));
+    assert!(
+        failures.is_empty(),
+        "{} of {} cases failed\n{}",
+        failures.len(),
+        cases.len(),
+        failures.join("\n\n")
+    );
 }

@@ -10,9 +10,7 @@ use opentiger::crd::TaskPhase;
 use opentiger::crd::pool::Role;
 use opentiger::crd::run::FailureClass;
 use opentiger::crd::task::RiskLevel;
-use opentiger::plan::dispatch::{
-    Holder, HolderId, LaneFacts, PoolFacts, Queue, SystemFacts, TaskFacts,
-};
+use opentiger::plan::dispatch::{Holder, HolderId, LaneFacts, PoolFacts, Queue, SystemFacts, TaskFacts};
 use opentiger::plan::{area, classify, lanes, priority, quota};
 use serde_json::{Value, json};
 
@@ -31,10 +29,7 @@ fn check_part(name: &str, part: impl Fn(&Value) -> &Value, answer: impl Fn(&Valu
     for (number, row) in rows.iter().enumerate() {
         let expected = match row.get("ours") {
             Some(ours) => {
-                assert!(
-                    row["why"].as_str().is_some_and(|w| !w.is_empty()),
-                    "{name} {number}: no reason"
-                );
+                assert!(row["why"].as_str().is_some_and(|w| !w.is_empty()), "{name} {number}: no reason");
                 assert_ne!(ours, &row["output"], "{name} {number}: nothing differs");
                 ours
             }
@@ -42,19 +37,10 @@ fn check_part(name: &str, part: impl Fn(&Value) -> &Value, answer: impl Fn(&Valu
         };
         let got = answer(&row["input"]);
         if !same(&got, expected) {
-            wrong.push(format!(
-                "row {number} {}\n  expected {expected}\n  got      {got}",
-                row["input"]
-            ));
+            wrong.push(format!("row {number} {}\n  expected {expected}\n  got      {got}", row["input"]));
         }
     }
-    assert!(
-        wrong.is_empty(),
-        "{name}: {} of {} rows differ\n{}",
-        wrong.len(),
-        rows.len(),
-        wrong.join("\n")
-    );
+    assert!(wrong.is_empty(), "{name}: {} of {} rows differ\n{}", wrong.len(), rows.len(), wrong.join("\n"));
 }
 
 /// Equality in which numbers may differ by rounding.
@@ -70,12 +56,7 @@ fn text(value: &Value) -> &str {
 }
 
 fn strings(value: &Value) -> Vec<String> {
-    value
-        .as_array()
-        .into_iter()
-        .flatten()
-        .map(|v| text(v).to_owned())
-        .collect()
+    value.as_array().into_iter().flatten().map(|v| text(v).to_owned()).collect()
 }
 
 fn time(value: &Value) -> Timestamp {
@@ -117,42 +98,28 @@ fn failure_code_only() {
 #[test]
 fn failure_retry_limit() {
     check("failure_retry_limit", |input| {
-        let class: FailureClass =
-            serde_json::from_value(input["category"].clone()).expect("a failure class");
+        let class: FailureClass = serde_json::from_value(input["category"].clone()).expect("a failure class");
         // The original says "no global limit" with a negative number.
         let global = input["globalLimit"].as_i64().filter(|limit| *limit >= 0);
-        json!(classify::limit(
-            class,
-            global.map(|limit| i32::try_from(limit).expect("in range"))
-        ))
+        json!(classify::limit(class, global.map(|limit| i32::try_from(limit).expect("in range"))))
     });
 }
 
 #[test]
 fn failure_signature() {
     check("failure_signature", |input| {
-        json!(classify::signature(
-            text(&input["meta"]["failureCode"]),
-            text(&input["message"])
-        ))
+        json!(classify::signature(text(&input["meta"]["failureCode"]), text(&input["message"])))
     });
 }
 
 #[test]
 fn quota_detection() {
-    let path = format!(
-        "{}/tests/vectors/quota_detection.json",
-        env!("CARGO_MANIFEST_DIR")
-    );
+    let path = format!("{}/tests/vectors/quota_detection.json", env!("CARGO_MANIFEST_DIR"));
     let rows: Vec<Value> =
         serde_json::from_str(&std::fs::read_to_string(path).expect("the vectors are there"))
             .expect("the vectors are JSON");
     for row in &rows {
-        assert_eq!(
-            json!(quota::is_quota(text(&row["input"]))),
-            row["output"]["worker"],
-            "{row}"
-        );
+        assert_eq!(json!(quota::is_quota(text(&row["input"]))), row["output"]["worker"], "{row}");
     }
     assert!(!rows.is_empty());
 }
@@ -160,8 +127,7 @@ fn quota_detection() {
 #[test]
 fn quota_retry_hint() {
     check("quota_retry_hint", |input| {
-        quota::stated_delay(text(&input["message"]), time(&input["reference"]))
-            .map_or(Value::Null, millis)
+        quota::stated_delay(text(&input["message"]), time(&input["reference"])).map_or(Value::Null, millis)
     });
 }
 
@@ -176,8 +142,7 @@ fn quota_backoff() {
             factor: number("factor"),
             jitter: number("jitterRatio"),
         };
-        let retries =
-            u32::try_from(input["retryCount"].as_i64().expect("a count")).expect("in range");
+        let retries = u32::try_from(input["retryCount"].as_i64().expect("a count")).expect("in range");
         let wait = quota::backoff(
             text(&input["taskId"]),
             retries,
@@ -207,17 +172,14 @@ fn target_area() {
 
 #[test]
 fn paths_overlap() {
-    check("paths_overlap", |input| {
-        json!(area::overlap(text(&input[0]), text(&input[1])))
-    });
+    check("paths_overlap", |input| json!(area::overlap(text(&input[0]), text(&input[1]))));
 }
 
 #[test]
 fn priority_score() {
     check("priority_score", |input| {
         let created = Timestamp::UNIX_EPOCH;
-        let now = Timestamp::from_millisecond(input["ageMs"].as_i64().expect("an age"))
-            .expect("in range");
+        let now = Timestamp::from_millisecond(input["ageMs"].as_i64().expect("an age")).expect("in range");
         json!(priority::score(
             i32::try_from(input["priority"].as_i64().unwrap_or(0)).expect("in range"),
             risk(&input["riskLevel"]),
@@ -270,23 +232,10 @@ fn queued(name: &str) -> TaskFacts {
 }
 
 /// A queue with slots for everybody in which `running` Tasks are in progress.
-fn queue_with(
-    running: &[(String, String, Vec<String>)],
-    slots: &Value,
-    lanes: Vec<LaneFacts>,
-) -> Queue {
+fn queue_with(running: &[(String, String, Vec<String>)], slots: &Value, lanes: Vec<LaneFacts>) -> Queue {
     let mut queue = Queue::new();
-    for (name, role) in [
-        ("worker", Role::Worker),
-        ("tester", Role::Tester),
-        ("docser", Role::Docser),
-    ] {
-        queue.upsert_pool(PoolFacts {
-            name: name.to_owned(),
-            role,
-            replicas: 1000,
-            suspended: false,
-        });
+    for (name, role) in [("worker", Role::Worker), ("tester", Role::Tester), ("docser", Role::Docser)] {
+        queue.upsert_pool(PoolFacts { name: name.to_owned(), role, replicas: 1000, suspended: false });
     }
     for (task, lane, areas) in running {
         let holder = Holder {
@@ -301,22 +250,13 @@ fn queue_with(
     // Free slots of the original count everything that runs; -1 is unlimited.
     let free = slots.as_i64().and_then(|slots| usize::try_from(slots).ok());
     let max_concurrent = free.map(|free| u32::try_from(free + running.len()).expect("in range"));
-    queue.set_system(Some(SystemFacts {
-        armed: true,
-        max_concurrent,
-        lanes,
-    }));
+    queue.set_system(Some(SystemFacts { armed: true, max_concurrent, lanes }));
     queue
 }
 
 fn selected(queue: &mut Queue) -> Value {
     let admissions = queue.plan(now()).admissions;
-    json!(
-        admissions
-            .into_iter()
-            .map(|a| a.task_uid)
-            .collect::<Vec<_>>()
-    )
+    json!(admissions.into_iter().map(|a| a.task_uid).collect::<Vec<_>>())
 }
 
 #[test]
@@ -326,25 +266,14 @@ fn lane_selection() {
         |output| &output["selected"],
         |input| {
             let mut running = Vec::new();
-            for (lane, count) in input["activeRunningByLane"]
-                .as_object()
-                .into_iter()
-                .flatten()
-            {
+            for (lane, count) in input["activeRunningByLane"].as_object().into_iter().flatten() {
                 for n in 0..count.as_u64().expect("a count") {
                     running.push((format!("{lane}{n}"), lane.clone(), vec![]));
                 }
             }
-            let limit = |key: &str| {
-                input["laneLimits"][key]
-                    .as_u64()
-                    .map(|n| u32::try_from(n).expect("in range"))
-            };
-            let lane = |name: &str, min, max| LaneFacts {
-                name: name.to_owned(),
-                min,
-                max,
-            };
+            let limit =
+                |key: &str| input["laneLimits"][key].as_u64().map(|n| u32::try_from(n).expect("in range"));
+            let lane = |name: &str, min, max| LaneFacts { name: name.to_owned(), min, max };
             let lanes = vec![
                 lane("feature", limit("featureMinSlots"), None),
                 lane("conflict_recovery", None, limit("conflictMaxSlots")),
@@ -356,17 +285,8 @@ fn lane_selection() {
                 let order = i32::try_from(1000 - n).expect("in range");
                 queue.upsert_task(TaskFacts {
                     lane: text(&task["lane"]).to_owned(),
-                    areas: task["targetArea"]
-                        .as_str()
-                        .map(str::to_owned)
-                        .into_iter()
-                        .collect(),
-                    static_key: priority::static_key(
-                        order,
-                        RiskLevel::Low,
-                        Duration::from_secs(3600),
-                        now(),
-                    ),
+                    areas: task["targetArea"].as_str().map(str::to_owned).into_iter().collect(),
+                    static_key: priority::static_key(order, RiskLevel::Low, Duration::from_secs(3600), now()),
                     ..queued(text(&task["id"]))
                 });
             }
@@ -395,21 +315,14 @@ fn retry_at(input: &Value, task: &Value) -> Option<Timestamp> {
             && ["failed", "cancelled"].contains(&text(&run["status"]))
             && !run["finishedAgoMs"].is_null()
     };
-    let newest = input["runs"]
-        .as_array()?
-        .iter()
-        .filter(ended)
-        .min_by_key(|run| run["finishedAgoMs"].as_i64())?;
+    let newest =
+        input["runs"].as_array()?.iter().filter(ended).min_by_key(|run| run["finishedAgoMs"].as_i64())?;
     let message = text(&newest["errorMessage"]).to_lowercase();
     let failed = newest["status"] == "failed";
-    let exempt = EXEMPT
-        .iter()
-        .enumerate()
-        .any(|(n, word)| message.contains(word) && (failed || n < 2 || n == 9))
-        || !failed && message.contains("agent process restarted before task completion");
-    let at = ago(&newest["finishedAgoMs"])
-        .checked_add(Duration::from_secs(300))
-        .expect("in range");
+    let exempt =
+        EXEMPT.iter().enumerate().any(|(n, word)| message.contains(word) && (failed || n < 2 || n == 9))
+            || !failed && message.contains("agent process restarted before task completion");
+    let at = ago(&newest["finishedAgoMs"]).checked_add(Duration::from_secs(300)).expect("in range");
     (!exempt).then_some(at)
 }
 
@@ -423,30 +336,20 @@ fn dispatch_end_to_end() {
             let areas = |task: &Value| -> Vec<String> {
                 let touches = strings(&task["touches"]);
                 let allowed = strings(&task["allowedPaths"]);
-                area::resolve(task["targetArea"].as_str(), &touches, &allowed)
-                    .into_iter()
-                    .collect()
+                area::resolve(task["targetArea"].as_str(), &touches, &allowed).into_iter().collect()
             };
             let running: Vec<_> = tasks
                 .iter()
                 .filter(|task| task["status"] == "running")
-                .map(|task| {
-                    (
-                        text(&task["id"]).to_owned(),
-                        text(&task["lane"]).to_owned(),
-                        areas(task),
-                    )
-                })
+                .map(|task| (text(&task["id"]).to_owned(), text(&task["lane"]).to_owned(), areas(task)))
                 .collect();
             let mut queue = queue_with(&running, &input["availableSlots"], vec![]);
             for (n, task) in tasks.iter().enumerate() {
                 // Ties go by insertion in the rows, by age and name here.
                 let inserted = Duration::from_nanos(u64::try_from(n).expect("in range"));
                 let created_at = ago(&task["createdAgoMs"]);
-                let timebox =
-                    Duration::from_secs(60 * task["timeboxMinutes"].as_u64().unwrap_or(60));
-                let priority =
-                    i32::try_from(task["priority"].as_i64().unwrap_or(0)).expect("in range");
+                let timebox = Duration::from_secs(60 * task["timeboxMinutes"].as_u64().unwrap_or(60));
+                let priority = i32::try_from(task["priority"].as_i64().unwrap_or(0)).expect("in range");
                 let review = text(&task["title"]).starts_with("[PR] Review #")
                     || text(&task["goal"]).starts_with("Review and process open PR #");
                 queue.upsert_task(TaskFacts {
@@ -470,12 +373,7 @@ fn dispatch_end_to_end() {
                     lane: text(&task["lane"]).to_owned(),
                     kind: task["kind"].as_str().unwrap_or("code").to_owned(),
                     areas: areas(task),
-                    static_key: priority::static_key(
-                        priority,
-                        risk(&task["riskLevel"]),
-                        timebox,
-                        created_at,
-                    ),
+                    static_key: priority::static_key(priority, risk(&task["riskLevel"]), timebox, created_at),
                     not_before: retry_at(input, task),
                     dependencies: strings(&task["dependencies"]),
                     created_at: created_at.checked_add(inserted).expect("in range"),

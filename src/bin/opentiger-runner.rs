@@ -57,10 +57,10 @@ struct Execute {
     #[arg(long, default_value = path::EXCHANGE)]
     exchange: PathBuf,
     /// Time between SIGTERM and SIGKILL for what the executor or a command started.
-    #[arg(long, default_value = "10s", value_parser = duration)]
+    #[arg(long, default_value = execute::KILL_AFTER, value_parser = duration)]
     kill_after: Duration,
     /// Time for one verification command.
-    #[arg(long, default_value = "5m", value_parser = duration)]
+    #[arg(long, default_value = execute::COMMAND_LIMIT, value_parser = duration)]
     command_limit: Duration,
 }
 
@@ -136,7 +136,8 @@ fn read_inputs(common: &Common) -> anyhow::Result<Inputs> {
 
 /// One thread is enough: the runner waits for others.
 fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("failed to start")?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("failed to start")?;
     let result = runtime.block_on(future);
     // A thread that still waits for the other container must not keep this one.
     runtime.shutdown_background();
@@ -158,7 +159,10 @@ async fn publish(inputs: &Inputs) -> anyhow::Result<ContainerResult> {
     Ok(runner::publish::run(inputs, &runner::checkout::Paths::default(), policy, &stop).await)
 }
 
-async fn execute(inputs: &Inputs, flags: &Execute) -> anyhow::Result<(ContainerResult, Option<exchange::AgentEnd>)> {
+async fn execute(
+    inputs: &Inputs,
+    flags: &Execute,
+) -> anyhow::Result<(ContainerResult, Option<exchange::AgentEnd>)> {
     let stop = exchange::stop_on_signals().context("failed to handle signals")?;
     let settings = execute::Settings {
         checkout: flags.checkout.clone(),

@@ -12,7 +12,8 @@ use crate::crd::pool::EgressRule;
 use crate::crd::{AgentPool, labels};
 
 /// Ranges that a model or a repository's code has no business in by default: private and link-local.
-const PRIVATE: [&str; 5] = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "100.64.0.0/10"];
+const PRIVATE: [&str; 5] =
+    ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "100.64.0.0/10"];
 
 /// Builds the policy of `pool`. `repository_url` adds the way to the git host: a NetworkPolicy knows
 /// no host names, so a Service of the cluster is reached by its namespace and an outside host by its
@@ -145,7 +146,10 @@ mod tests {
     fn hosts_and_ports_are_read_from_every_url_form() {
         let of = |u: &str| host_and_port(u);
         assert_eq!(of("https://git.example.com/a/b.git"), Some(("git.example.com".into(), 443)));
-        assert_eq!(of("http://git.demo.svc.cluster.local:8080/a.git"), Some(("git.demo.svc.cluster.local".into(), 8080)));
+        assert_eq!(
+            of("http://git.demo.svc.cluster.local:8080/a.git"),
+            Some(("git.demo.svc.cluster.local".into(), 8080))
+        );
         assert_eq!(of("ssh://git@host:2222/a"), Some(("host".into(), 2222)));
         assert_eq!(of("git@host.example:team/a.git"), Some(("host.example".into(), 22)));
         assert_eq!(service_namespace("git.demo.svc.cluster.local"), Some("demo".into()));

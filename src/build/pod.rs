@@ -8,9 +8,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{
-    Capabilities, Container, DownwardAPIVolumeFile, DownwardAPIVolumeSource, EmptyDirVolumeSource, EnvFromSource,
-    EnvVar, ExecAction, LocalObjectReference, ObjectFieldSelector, Pod, PodSecurityContext, PodSpec, Probe,
-    ResourceRequirements, SeccompProfile, SecretEnvSource, SecretVolumeSource, SecurityContext, Volume, VolumeMount,
+    Capabilities, Container, DownwardAPIVolumeFile, DownwardAPIVolumeSource, EmptyDirVolumeSource,
+    EnvFromSource, EnvVar, ExecAction, LocalObjectReference, ObjectFieldSelector, Pod, PodSecurityContext,
+    PodSpec, Probe, ResourceRequirements, SeccompProfile, SecretEnvSource, SecretVolumeSource,
+    SecurityContext, Volume, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
@@ -42,7 +43,9 @@ pub struct RunnerImage {
 /// Why a Pod cannot be built.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum BuildError {
-    #[error("the Task is too large: its inputs are {bytes} bytes and at most {max} fit into a Pod, shorten goal, context or path lists")]
+    #[error(
+        "the Task is too large: its inputs are {bytes} bytes and at most {max} fit into a Pod, shorten goal, context or path lists"
+    )]
     InputsTooLarge { bytes: usize, max: usize },
     #[error("the inputs cannot be encoded: {0}")]
     Encode(String),
@@ -125,7 +128,11 @@ fn pod_spec(spec: &RunSpec, runner: &RunnerImage) -> PodSpec {
         node_selector: (!template.node_selector.is_empty()).then(|| template.node_selector.clone()),
         tolerations: (!template.tolerations.is_empty()).then(|| template.tolerations.clone()),
         image_pull_secrets: (!template.image_pull_secrets.is_empty()).then(|| {
-            template.image_pull_secrets.iter().map(|s| LocalObjectReference { name: s.name.clone() }).collect()
+            template
+                .image_pull_secrets
+                .iter()
+                .map(|s| LocalObjectReference { name: s.name.clone() })
+                .collect()
         }),
         init_containers: Some(vec![checkout(spec, runner)]),
         containers: vec![agent(spec), publish(spec, runner)],
@@ -188,7 +195,12 @@ fn agent(spec: &RunSpec) -> Container {
         security_context: Some(security_context()),
         liveness_probe: Some(Probe {
             exec: Some(ExecAction {
-                command: Some(vec![path::RUNNER.into(), "alive".into(), "--window".into(), format!("{window}s")]),
+                command: Some(vec![
+                    path::RUNNER.into(),
+                    "alive".into(),
+                    "--window".into(),
+                    format!("{window}s"),
+                ]),
             }),
             initial_delay_seconds: Some(period),
             period_seconds: Some(period),

@@ -223,7 +223,9 @@ impl<K: Cached> Store<K> {
         let absent: Vec<Arc<K>> = inner
             .objects
             .iter()
-            .filter(|(k, o)| (namespace.is_empty() || k.namespace == namespace) && !listing.seen.contains(o.uid()))
+            .filter(|(k, o)| {
+                (namespace.is_empty() || k.namespace == namespace) && !listing.seen.contains(o.uid())
+            })
             .map(|(_, o)| o.clone())
             .collect();
         let mut doubtful = Vec::new();

@@ -199,7 +199,8 @@ mod tests {
 
     #[test]
     fn a_patch_names_only_what_differs_and_nulls_what_goes() {
-        let old = json!({"phase": "Running", "agent": "worker-1", "retries": {"failure": 1, "infra": 0}, "t": [1]});
+        let old =
+            json!({"phase": "Running", "agent": "worker-1", "retries": {"failure": 1, "infra": 0}, "t": [1]});
         let new = json!({"phase": "Queued", "retries": {"failure": 2, "infra": 0}, "t": [1, 2]});
         assert_eq!(
             merge_patch(&old, &new),

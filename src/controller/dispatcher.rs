@@ -22,7 +22,7 @@ use crate::cluster::write::Created;
 use crate::cluster::{Cached, Error, Key};
 use crate::crd::task::{ResolvedDependency, condition};
 use crate::crd::{Run, Task, TaskPhase, set_condition};
-use crate::plan::dispatch::{Admission, Queue, Wait, Waiting};
+use crate::plan::dispatch::{Admission, HolderId, Queue, Wait, Waiting};
 use crate::plan::task::admitted;
 
 /// A reason for waiting is written after this time (design, rule 3.12).
@@ -35,18 +35,18 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// Which agents of a pool hold a Run or a live Pod. Kept from the same facts as the queue.
 #[derive(Default)]
 pub struct Busy {
-    holders: Mutex<HashMap<String, (Key, String)>>,
+    holders: Mutex<HashMap<HolderId, (Key, String)>>,
     agents: Mutex<HashMap<Key, HashMap<String, usize>>>,
 }
 
 impl Busy {
     /// Notes that `holder` sits in slot `agent` of `pool`. Returns whether the pool's count changed.
-    pub fn occupy(&self, holder: &str, pool: Key, agent: String) -> bool {
+    pub fn occupy(&self, holder: &HolderId, pool: Key, agent: String) -> bool {
         let before = self
             .holders
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .insert(holder.to_string(), (pool.clone(), agent.clone()));
+            .insert(holder.clone(), (pool.clone(), agent.clone()));
         if before.is_some() {
             return false;
         }
@@ -57,7 +57,7 @@ impl Busy {
     }
 
     /// Notes that `holder` is gone. Returns the pool whose count changed.
-    pub fn release(&self, holder: &str) -> Option<Key> {
+    pub fn release(&self, holder: &HolderId) -> Option<Key> {
         let (pool, agent) = self.holders.lock().unwrap_or_else(PoisonError::into_inner).remove(holder)?;
         let mut agents = self.agents.lock().unwrap_or_else(PoisonError::into_inner);
         let slots = agents.get_mut(&pool)?;
@@ -86,8 +86,6 @@ pub struct Dispatcher {
     names: HashMap<String, String>,
     waits: Waits,
     inflight: JoinSet<(String, Result<(), Error>)>,
-    /// Tasks whose admission failed, until they may be decided again.
-    backoff: BTreeSet<(Timestamp, String)>,
 }
 
 /// Why Tasks wait, until it has been said.
@@ -136,7 +134,6 @@ impl Dispatcher {
             names: HashMap::new(),
             waits: Waits::default(),
             inflight: JoinSet::new(),
-            backoff: BTreeSet::new(),
         }
     }
 
@@ -192,7 +189,6 @@ impl Dispatcher {
     /// One pass: plan, carry out, say why Tasks wait. Returns when to look again.
     async fn pass(&mut self) -> Option<Timestamp> {
         let now = self.ctx.now();
-        self.end_backoff(now);
         if !self.ctx.synced() {
             return Some(crate::plan::run::add(now, Duration::from_millis(50)));
         }
@@ -215,10 +211,7 @@ impl Dispatcher {
         for (uid, wait) in self.waits.take_due(now) {
             self.say(&uid, &wait).await;
         }
-        [wake_at, self.waits.due.first().map(|(at, _)| *at), self.backoff.first().map(|(at, _)| *at)]
-            .into_iter()
-            .flatten()
-            .min()
+        [wake_at, self.waits.due.first().map(|(at, _)| *at)].into_iter().flatten().min()
     }
 
     /// Whether this leader's term is in force, or there is nothing it could guard: without a System
@@ -230,7 +223,7 @@ impl Dispatcher {
     fn admit(&mut self, admission: Admission) {
         self.waits.clear(&admission.task_uid);
         let Some(name) = self.names.get(&admission.task_uid).cloned() else {
-            self.queue.abandon(&admission.task_uid);
+            self.queue.abandon(&admission.task_uid, None);
             return;
         };
         let (ctx, key) = (self.ctx.clone(), Key::new(&self.namespace, name));
@@ -242,25 +235,15 @@ impl Dispatcher {
 
     fn settle(&mut self, done: Result<(String, Result<(), Error>), tokio::task::JoinError>) {
         match done {
-            Ok((uid, Ok(()))) => self.queue.abandon(&uid),
+            // Its Run stands for it by now; one that has ended already does not.
+            Ok((uid, Ok(()))) => self.queue.abandon(&uid, None),
             Ok((uid, Err(error))) => {
                 let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
                 self.ctx.metrics.error("dispatcher", error.class().word());
                 tracing::warn!(error = %error, cause, "admission not carried out, will retry");
-                // It keeps its slot until then, so that a failing create is not repeated at once.
-                self.backoff.insert((crate::plan::run::add(self.ctx.now(), RETRY_AFTER), uid));
+                self.queue.abandon(&uid, Some(crate::plan::run::add(self.ctx.now(), RETRY_AFTER)));
             }
             Err(error) => tracing::error!(error = %error, "admission ended unexpectedly"),
-        }
-    }
-
-    fn end_backoff(&mut self, now: Timestamp) {
-        while let Some((at, uid)) = self.backoff.first().cloned() {
-            if at > now {
-                return;
-            }
-            self.backoff.remove(&(at, uid.clone()));
-            self.queue.abandon(&uid);
         }
     }
 
@@ -276,7 +259,7 @@ impl Dispatcher {
         let told = status
             .conditions
             .iter()
-            .any(|c| c.type_ == condition::PROGRESSING && c.status == "False" && c.reason == wait.reason());
+            .any(|c| c.type_ == condition::PROGRESSING && c.status == "False" && c.reason == wait.kind());
         if status.phase != TaskPhase::Queued || told {
             return;
         }
@@ -288,7 +271,7 @@ impl Dispatcher {
             &mut status.conditions,
             condition::PROGRESSING,
             false,
-            wait.reason(),
+            wait.kind(),
             &detail,
             generation,
             now,
@@ -298,15 +281,15 @@ impl Dispatcher {
     }
 
     /// Records dependencies of a still waiting Task as resolved, so that pruning cannot undo them.
-    async fn record(&self, uid: &str, resolved: &[(String, String)]) {
+    async fn record(&self, uid: &str, resolved: &[ResolvedDependency]) {
         let Some(task) = self.task(uid) else { return };
         let mut status = task.status.clone().unwrap_or_default();
         if status.phase != TaskPhase::Queued {
             return;
         }
-        for dependency in facts::resolved(resolved) {
-            if !status.resolved_dependencies.contains(&dependency) {
-                status.resolved_dependencies.push(dependency);
+        for dependency in resolved {
+            if !status.resolved_dependencies.contains(dependency) {
+                status.resolved_dependencies.push(dependency.clone());
             }
         }
         self.write(&task, &status).await;
@@ -333,12 +316,7 @@ async fn apply_admission(ctx: &Context, key: &Key, admission: Admission) -> Resu
         return Err(gone(key));
     };
     let Some(term) = ctx.term(&system) else { return Err(gone(key)) };
-    let slot = Slot {
-        agent: admission.agent,
-        lane: admission.lane,
-        target_areas: admission.areas,
-        term,
-    };
+    let slot = Slot { agent: admission.agent, lane: admission.lane, target_areas: admission.areas, term };
     let run = match ctx.writer.create(&build_run(&task, &system, &pool, &slot)).await? {
         Created::New(run) => run,
         Created::Exists(existing) if is_ours(&existing, &task) => *existing,
@@ -346,8 +324,7 @@ async fn apply_admission(ctx: &Context, key: &Key, admission: Admission) -> Resu
     };
     ctx.metrics.admissions.inc();
     ctx.runs.wrote(run.clone());
-    let resolved: Vec<ResolvedDependency> = facts::resolved(&admission.resolved);
-    let status = admitted(&task, &run, &resolved, ctx.now());
+    let status = admitted(&task, &run, &admission.resolved, ctx.now());
     match ctx.writer.patch_status(task.as_ref(), task.status.as_ref(), &status).await {
         Ok(Some(written)) => ctx.tasks.wrote(written),
         Ok(None) => {}

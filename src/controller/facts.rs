@@ -4,9 +4,9 @@ use jiff::Timestamp;
 use kube::ResourceExt;
 
 use crate::crd::condition::is_true;
-use crate::crd::task::{ResolvedDependency, condition};
+use crate::crd::task::condition;
 use crate::crd::{AgentPool, GoDuration, Next, PodFacts, Run, System, Task, TaskStatus, set_condition};
-use crate::plan::dispatch::{Holder, PoolFacts, SystemFacts, TaskFacts, Wait};
+use crate::plan::dispatch::{Holder, HolderId, PoolFacts, SystemFacts, TaskFacts, Wait};
 use crate::plan::lanes::{self, LaneFacts};
 use crate::plan::{area, priority};
 
@@ -18,9 +18,9 @@ pub enum Fact {
     System(Option<SystemFacts>),
     Pool(PoolFacts),
     PoolGone(String),
-    /// `run/<uid>` or `pod/<uid>` holds a slot.
-    Occupy(String, Holder),
-    Release(String),
+    /// A Run that is not over, or a Pod that may run something.
+    Occupy(HolderId, Holder),
+    Release(HolderId),
 }
 
 /// The facts of a Task.
@@ -43,7 +43,7 @@ pub fn task(task: &Task) -> TaskFacts {
         static_key: priority::static_key(spec.priority, spec.risk_level, timebox, created_at),
         not_before: status.retry_at,
         dependencies: spec.dependencies.clone(),
-        resolved: status.resolved_dependencies.into_iter().map(|d| (d.name, d.uid)).collect(),
+        resolved: status.resolved_dependencies,
         attempts: status.attempts,
         created_at,
     }
@@ -97,15 +97,9 @@ pub fn pod_holder(pod: &PodFacts) -> Holder {
     }
 }
 
-/// Dependencies as they are recorded.
-pub fn resolved(pairs: &[(String, String)]) -> Vec<ResolvedDependency> {
-    pairs.iter().map(|(name, uid)| ResolvedDependency { name: name.clone(), uid: uid.clone() }).collect()
-}
-
 /// The next move of a Task that waits.
 pub fn next(wait: &Wait) -> Next {
-    let at = if let Wait::RetryAt(at) = wait { Some(*at) } else { None };
-    Next { kind: wait.next_kind(), at, detail: wait.detail() }
+    Next { kind: wait.next_kind(), at: wait.at(), detail: wait.detail() }
 }
 
 /// Marks a Task Stalled while a person has to act, and clears the mark once it is not so.
@@ -116,7 +110,7 @@ pub fn mark_stalled(status: &mut TaskStatus, wait: &Wait, detail: &str, generati
             &mut status.conditions,
             condition::STALLED,
             stalled,
-            wait.reason(),
+            wait.kind(),
             detail,
             generation,
             now,

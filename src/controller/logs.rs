@@ -74,11 +74,7 @@ pub async fn archive(
             None => {
                 let before = kept(pool, run).await.map_err(|source| {
                     let (pod, container) = names();
-                    Error::Store {
-                        pod,
-                        container,
-                        source,
-                    }
+                    Error::Store { pod, container, source }
                 })?;
                 if before.iter().any(|c| c == container) {
                     continue;
@@ -87,36 +83,25 @@ pub async fn archive(
                 return Err(Error::Gone { pod, container });
             }
         };
-        store(pool, namespace, run, pod, &log)
-            .await
-            .map_err(|source| {
-                let (pod, container) = names();
-                Error::Store {
-                    pod,
-                    container,
-                    source,
-                }
-            })?;
+        store(pool, namespace, run, pod, &log).await.map_err(|source| {
+            let (pod, container) = names();
+            Error::Store { pod, container, source }
+        })?;
     }
     Ok(())
 }
 
 /// The log of one container within the bounds; `None` when the Pod is gone.
 async fn read(api: &Api<Pod>, pod: &str, container: &str) -> Result<Option<ContainerLog>, Error> {
-    let parameters = LogParams {
-        container: Some(container.to_owned()),
-        timestamps: true,
-        ..LogParams::default()
-    };
+    let parameters =
+        LogParams { container: Some(container.to_owned()), timestamps: true, ..LogParams::default() };
     let mut window = Window::new(HEAD_BYTES, TAIL_BYTES);
     match api.log_stream(pod, &parameters).await {
-        Ok(stream) => drain(stream, &mut window)
-            .await
-            .map_err(|source| Error::Stream {
-                pod: pod.to_owned(),
-                container: container.to_owned(),
-                source,
-            })?,
+        Ok(stream) => drain(stream, &mut window).await.map_err(|source| Error::Stream {
+            pod: pod.to_owned(),
+            container: container.to_owned(),
+            source,
+        })?,
         Err(kube::Error::Api(status)) if status.code == 404 => return Ok(None),
         // "container ... is waiting to start": it never ran, so it wrote nothing
         Err(kube::Error::Api(status)) if status.code == 400 => {}
@@ -155,13 +140,7 @@ struct Window {
 
 impl Window {
     fn new(head_bytes: usize, tail_bytes: usize) -> Self {
-        Self {
-            head_bytes,
-            tail_bytes,
-            head: Vec::new(),
-            tail: VecDeque::new(),
-            total: 0,
-        }
+        Self { head_bytes, tail_bytes, head: Vec::new(), tail: VecDeque::new(), total: 0 }
     }
 
     fn push(&mut self, bytes: &[u8]) {
@@ -170,9 +149,7 @@ impl Window {
         let (head, rest) = bytes.split_at(room.min(bytes.len()));
         self.head.extend_from_slice(head);
         // Of a chunk larger than the tail only its end can stay.
-        let rest = rest
-            .get(rest.len().saturating_sub(self.tail_bytes)..)
-            .unwrap_or_default();
+        let rest = rest.get(rest.len().saturating_sub(self.tail_bytes)..).unwrap_or_default();
         let excess = (self.tail.len() + rest.len()).saturating_sub(self.tail_bytes);
         self.tail.drain(..excess.min(self.tail.len()));
         self.tail.extend(rest);
@@ -185,11 +162,7 @@ impl Window {
         let (content, cut) = if missing == 0 {
             ([&self.head, &*tail].concat(), 0)
         } else {
-            let head_end = self
-                .head
-                .iter()
-                .rposition(|b| *b == b'\n')
-                .map_or(self.head.len(), |i| i + 1);
+            let head_end = self.head.iter().rposition(|b| *b == b'\n').map_or(self.head.len(), |i| i + 1);
             let tail_start = tail.iter().position(|b| *b == b'\n').map_or(0, |i| i + 1);
             let head = self.head.get(..head_end).unwrap_or_default();
             let tail = tail.get(tail_start..).unwrap_or_default();
@@ -223,10 +196,7 @@ mod tests {
     #[test]
     fn a_short_log_is_kept_whole() {
         let log = windowed(&[b"one\n".to_vec(), b"two\n".to_vec()], 4, 4);
-        assert_eq!(
-            (log.content.as_str(), log.total_bytes, log.cut_bytes),
-            ("one\ntwo\n", 8, 0)
-        );
+        assert_eq!((log.content.as_str(), log.total_bytes, log.cut_bytes), ("one\ntwo\n", 8, 0));
     }
 
     #[test]

@@ -80,8 +80,7 @@ impl Mirror {
     /// (the cluster was restored to an older state), both once the watch has not contradicted it for
     /// `Bounds::confirm`. Never waits.
     pub fn listed(&self, kind: Kind, namespace: &str, objects: Vec<Mirrored>) {
-        self.intake()
-            .listed(kind, namespace, objects, Instant::now());
+        self.intake().listed(kind, namespace, objects, Instant::now());
         self.shared.wake.notify_one();
     }
 
@@ -160,10 +159,7 @@ impl Mirror {
             return Ok(());
         };
         // Dropped in the middle (shutdown), the work goes back.
-        let mut guard = InFlight {
-            mirror: self,
-            work: Some(work),
-        };
+        let mut guard = InFlight { mirror: self, work: Some(work) };
         let result = match &guard.work {
             Some(work) => self.perform(work).await,
             None => Ok(()),
@@ -190,43 +186,22 @@ impl Mirror {
         let pool = &self.shared.pool;
         match work {
             Work::Batch(batch) => self.write_batch(batch).await,
-            Work::Tombstones {
-                kind,
-                namespace,
-                uids,
-                since: _,
-            } => {
+            Work::Tombstones { kind, namespace, uids, since: _ } => {
                 let lost = write::tombstone(pool, *kind, uids).await?;
                 if lost > 0 {
                     self.shared.lost.fetch_add(lost, Ordering::Relaxed);
-                    write::add_state(
-                        pool,
-                        *kind,
-                        namespace,
-                        StateChange {
-                            lost,
-                            ..StateChange::default()
-                        },
-                    )
-                    .await?;
+                    write::add_state(pool, *kind, namespace, StateChange { lost, ..StateChange::default() })
+                        .await?;
                 }
                 Ok(())
             }
-            Work::Compare {
-                kind,
-                namespace,
-                ticket,
-                uids,
-            } => {
+            Work::Compare { kind, namespace, ticket, uids } => {
                 let stored = write::versions(pool, *kind, namespace, uids).await?;
                 write::add_state(
                     pool,
                     *kind,
                     namespace,
-                    StateChange {
-                        listed: true,
-                        ..StateChange::default()
-                    },
+                    StateChange { listed: true, ..StateChange::default() },
                 )
                 .await?;
                 self.intake().settle(*ticket, &stored, Instant::now());
@@ -264,12 +239,8 @@ impl Mirror {
             }
         }
         let written = write::write(pool, &rows).await?;
-        self.shared
-            .written
-            .fetch_add(written.changed, Ordering::Relaxed);
-        self.shared
-            .parked
-            .fetch_add(written.parked, Ordering::Relaxed);
+        self.shared.written.fetch_add(written.changed, Ordering::Relaxed);
+        self.shared.parked.fetch_add(written.parked, Ordering::Relaxed);
         let restored = std::mem::take(&mut self.intake().restored);
         for ((kind, namespace), restored) in restored {
             self.shared.restored.fetch_add(restored, Ordering::Relaxed);
@@ -279,25 +250,14 @@ impl Mirror {
                 restored,
                 "cluster was restored to an older state, rows set back"
             );
-            write::add_state(
-                pool,
-                kind,
-                &namespace,
-                StateChange {
-                    restored,
-                    ..StateChange::default()
-                },
-            )
-            .await?;
+            write::add_state(pool, kind, &namespace, StateChange { restored, ..StateChange::default() })
+                .await?;
         }
         Ok(())
     }
 
     fn intake(&self) -> MutexGuard<'_, Intake> {
-        self.shared
-            .intake
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.shared.intake.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -317,9 +277,7 @@ impl Drop for InFlight<'_> {
 
 impl fmt::Debug for Mirror {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Mirror")
-            .field("backlog", &self.backlog())
-            .finish_non_exhaustive()
+        f.debug_struct("Mirror").field("backlog", &self.backlog()).finish_non_exhaustive()
     }
 }
 
@@ -346,16 +304,8 @@ impl Collector for Mirror {
             lag.metric_type(),
         )?)?;
         let counters: [(&str, &str, &AtomicU64); 5] = [
-            (
-                "opentiger_mirror_rows_written",
-                "Rows inserted or changed",
-                &self.shared.written,
-            ),
-            (
-                "opentiger_mirror_rows_parked",
-                "Rows the database refused",
-                &self.shared.parked,
-            ),
+            ("opentiger_mirror_rows_written", "Rows inserted or changed", &self.shared.written),
+            ("opentiger_mirror_rows_parked", "Rows the database refused", &self.shared.parked),
             (
                 "opentiger_mirror_write_failures",
                 "Writes that failed and were tried again",
@@ -374,12 +324,7 @@ impl Collector for Mirror {
         ];
         for (name, help, value) in counters {
             let counter = ConstCounter::new(value.load(Ordering::Relaxed));
-            counter.encode(encoder.encode_descriptor(
-                name,
-                help,
-                None,
-                counter.metric_type(),
-            )?)?;
+            counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
         }
         Ok(())
     }

@@ -52,11 +52,7 @@ impl Mirrored {
 
     /// The resourceVersion as a number; -1 when it cannot be read.
     fn version(&self) -> i64 {
-        self.meta()
-            .resource_version
-            .as_deref()
-            .and_then(|v| v.parse().ok())
-            .unwrap_or(-1)
+        self.meta().resource_version.as_deref().and_then(|v| v.parse().ok()).unwrap_or(-1)
     }
 
     /// Its table row.
@@ -141,19 +137,9 @@ pub enum Work {
     /// Write these.
     Batch(Vec<Pending>),
     /// Mark these rows as deleted.
-    Tombstones {
-        kind: Kind,
-        namespace: String,
-        uids: Vec<Uuid>,
-        since: Instant,
-    },
+    Tombstones { kind: Kind, namespace: String, uids: Vec<Uuid>, since: Instant },
     /// Read the stored versions and hand them to [`Intake::settle`].
-    Compare {
-        kind: Kind,
-        namespace: String,
-        ticket: u64,
-        uids: Vec<Uuid>,
-    },
+    Compare { kind: Kind, namespace: String, ticket: u64, uids: Vec<Uuid> },
 }
 
 /// See the module.
@@ -210,10 +196,8 @@ impl Intake {
     pub fn deleted(&mut self, object: Mirrored, now: Instant) {
         let uid = object.uid();
         self.suspects.remove(&uid);
-        for check in self
-            .lists
-            .iter_mut()
-            .filter(|c| c.kind == object.kind() && c.namespace == object.namespace())
+        for check in
+            self.lists.iter_mut().filter(|c| c.kind == object.kind() && c.namespace == object.namespace())
         {
             check.latest.insert(uid.clone(), None);
         }
@@ -237,17 +221,11 @@ impl Intake {
     /// compared once everything that came before is written.
     pub fn listed(&mut self, kind: Kind, namespace: &str, objects: Vec<Mirrored>, now: Instant) {
         let ticket = self.ticket();
-        self.lists
-            .retain(|c| c.kind != kind || c.namespace != namespace);
+        self.lists.retain(|c| c.kind != kind || c.namespace != namespace);
         // A list of the restored past is older than what waits: what waits is written first, found
         // to be newer than the list by the comparison, and set back.
         let latest = objects.iter().map(|o| (o.uid(), Some(o.clone()))).collect();
-        self.lists.push(ListCheck {
-            kind,
-            namespace: namespace.to_owned(),
-            ticket,
-            latest,
-        });
+        self.lists.push(ListCheck { kind, namespace: namespace.to_owned(), ticket, latest });
         for object in objects {
             self.applied(object, now);
         }
@@ -259,23 +237,11 @@ impl Intake {
         if let Some(((kind, namespace), (since, uids))) = self.bare_tombstones.pop_first() {
             self.bare_count = self.bare_count.saturating_sub(uids.len());
             self.in_flight = Some((uids.len(), since));
-            return Some(Work::Tombstones {
-                kind,
-                namespace,
-                uids: uids.into_iter().collect(),
-                since,
-            });
+            return Some(Work::Tombstones { kind, namespace, uids: uids.into_iter().collect(), since });
         }
-        let oldest = self
-            .order
-            .first_key_value()
-            .map_or(u64::MAX, |(ticket, _)| *ticket);
+        let oldest = self.order.first_key_value().map_or(u64::MAX, |(ticket, _)| *ticket);
         if let Some(check) = self.lists.iter().find(|c| c.ticket < oldest) {
-            let uids = check
-                .latest
-                .keys()
-                .filter_map(|u| Uuid::parse_str(u).ok())
-                .collect();
+            let uids = check.latest.keys().filter_map(|u| Uuid::parse_str(u).ok()).collect();
             return Some(Work::Compare {
                 kind: check.kind,
                 namespace: check.namespace.clone(),
@@ -284,12 +250,7 @@ impl Intake {
             });
         }
         let full = self.pending.len() >= self.bounds.batch;
-        if !(full
-            || flush
-            || self
-                .oldest_pending()
-                .is_some_and(|since| since + self.bounds.delay <= now))
-        {
+        if !(full || flush || self.oldest_pending().is_some_and(|since| since + self.bounds.delay <= now)) {
             return None;
         }
         let mut batch = Vec::new();
@@ -325,12 +286,7 @@ impl Intake {
         self.in_flight = None;
         match work {
             Work::Batch(batch) => batch.into_iter().for_each(|p| self.put_back_one(p)),
-            Work::Tombstones {
-                kind,
-                namespace,
-                uids,
-                since,
-            } => {
+            Work::Tombstones { kind, namespace, uids, since } => {
                 for uid in uids {
                     self.push_bare(kind, namespace.clone(), &uid.to_string(), since);
                 }
@@ -363,11 +319,7 @@ impl Intake {
                     namespace: check.namespace.clone(),
                     deadline: now + self.bounds.confirm,
                     // A row marked as deleted is contradicted by every version that lives on.
-                    stored: if row.deleted {
-                        i64::MAX
-                    } else {
-                        row.resource_version
-                    },
+                    stored: if row.deleted { i64::MAX } else { row.resource_version },
                     listed,
                 },
             );
@@ -383,12 +335,7 @@ impl Intake {
     pub fn lag(&self, now: Instant) -> Duration {
         let bare = self.bare_tombstones.values().map(|(since, _)| *since);
         let flying = self.in_flight.map(|(_, since)| since);
-        let oldest = self
-            .oldest_pending()
-            .into_iter()
-            .chain(bare)
-            .chain(flying)
-            .min();
+        let oldest = self.oldest_pending().into_iter().chain(bare).chain(flying).min();
         oldest.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
     }
 
@@ -398,10 +345,7 @@ impl Intake {
     }
 
     fn oldest_pending(&self) -> Option<Instant> {
-        self.order
-            .first_key_value()
-            .and_then(|(_, uid)| self.pending.get(uid))
-            .map(|p| p.since)
+        self.order.first_key_value().and_then(|(_, uid)| self.pending.get(uid)).map(|p| p.since)
     }
 
     fn ticket(&mut self) -> u64 {
@@ -409,37 +353,19 @@ impl Intake {
         self.next_ticket
     }
 
-    fn push(
-        &mut self,
-        uid: String,
-        object: Mirrored,
-        deleted: bool,
-        restored: bool,
-        since: Instant,
-    ) {
+    fn push(&mut self, uid: String, object: Mirrored, deleted: bool, restored: bool, since: Instant) {
         let ticket = self.ticket();
         self.whole_tombstones += usize::from(deleted);
         self.order.insert(ticket, uid.clone());
-        self.pending.insert(
-            uid,
-            Pending {
-                object,
-                deleted,
-                restored,
-                since,
-                ticket,
-            },
-        );
+        self.pending.insert(uid, Pending { object, deleted, restored, since, ticket });
     }
 
     fn push_bare(&mut self, kind: Kind, namespace: String, uid: &str, since: Instant) {
         if let Ok(uid) = Uuid::parse_str(uid)
             && self.bare_count < self.bounds.uids
         {
-            let (first, uids) = self
-                .bare_tombstones
-                .entry((kind, namespace))
-                .or_insert_with(|| (since, HashSet::new()));
+            let (first, uids) =
+                self.bare_tombstones.entry((kind, namespace)).or_insert_with(|| (since, HashSet::new()));
             *first = (*first).min(since);
             self.bare_count += usize::from(uids.insert(uid));
         }
@@ -464,8 +390,7 @@ impl Intake {
         let merged = match self.remove(&uid) {
             None => old,
             Some(new) => {
-                let newer =
-                    new.object.version() >= old.object.version() && !old.deleted || new.restored;
+                let newer = new.object.version() >= old.object.version() && !old.deleted || new.restored;
                 Pending {
                     object: if newer { new.object } else { old.object },
                     deleted: old.deleted || new.deleted,
@@ -482,10 +407,8 @@ impl Intake {
 
     /// What a watch sees after a list outranks it.
     fn note_seen(&mut self, uid: &str, object: &Mirrored) {
-        for check in self
-            .lists
-            .iter_mut()
-            .filter(|c| c.kind == object.kind() && c.namespace == object.namespace())
+        for check in
+            self.lists.iter_mut().filter(|c| c.kind == object.kind() && c.namespace == object.namespace())
         {
             match check.latest.get(uid) {
                 Some(None) => {}
@@ -510,20 +433,11 @@ impl Intake {
     }
 
     fn confirm_suspects(&mut self, now: Instant) {
-        let due: Vec<String> = self
-            .suspects
-            .iter()
-            .filter(|(_, s)| s.deadline <= now)
-            .map(|(uid, _)| uid.clone())
-            .collect();
+        let due: Vec<String> =
+            self.suspects.iter().filter(|(_, s)| s.deadline <= now).map(|(uid, _)| uid.clone()).collect();
         for uid in due {
-            let Some(Suspect {
-                kind,
-                namespace,
-                listed,
-                deadline: _,
-                stored: _,
-            }) = self.suspects.remove(&uid)
+            let Some(Suspect { kind, namespace, listed, deadline: _, stored: _ }) =
+                self.suspects.remove(&uid)
             else {
                 continue;
             };

@@ -37,7 +37,9 @@ pub enum Error {
     Election(#[source] kube_lease_manager::LeaseManagerError),
     #[error("failed to take over: the Systems cannot be read")]
     TakeOver(#[source] kube::Error),
-    #[error("failed to list every kind within {0:?}, check the operator's RBAC and the CustomResourceDefinitions")]
+    #[error(
+        "failed to list every kind within {0:?}, check the operator's RBAC and the CustomResourceDefinitions"
+    )]
     Sync(Duration),
     #[error("leadership is lost")]
     LeadershipLost,
@@ -102,7 +104,8 @@ async fn lead(
     let mirror = database.clone().map(|pool| Mirror::new(pool, Bounds::default()));
     let busy = Arc::new(Busy::default());
     let queues = Queues::default();
-    let (ctx, wiring) = assemble(&client, &config, &scopes, database, &metrics, &stop, &queues, &busy, facts, mirror.clone());
+    let (ctx, wiring) =
+        assemble(&client, &config, &scopes, database, &metrics, &stop, &queues, &busy, facts, mirror.clone());
     for scope in &scopes {
         let namespace = (!scope.is_empty()).then_some(scope.as_str());
         system::take_over(&ctx, &client, namespace).await.map_err(Error::TakeOver)?;
@@ -255,7 +258,9 @@ fn start_controllers(
 }
 
 type Reconcile = Box<
-    dyn Fn(crate::cluster::Key) -> futures::future::BoxFuture<'static, Result<queue::Action, crate::cluster::Error>>
+    dyn Fn(
+            crate::cluster::Key,
+        ) -> futures::future::BoxFuture<'static, Result<queue::Action, crate::cluster::Error>>
         + Send
         + Sync,
 >;

@@ -20,7 +20,11 @@ const MANAGER: &str = "opentiger.dev/pool";
 ///
 /// # Errors
 /// When a request failed; the queue retries.
-pub async fn reconcile(ctx: Arc<Context>, busy: Arc<super::dispatcher::Busy>, key: Key) -> Result<Action, Error> {
+pub async fn reconcile(
+    ctx: Arc<Context>,
+    busy: Arc<super::dispatcher::Busy>,
+    key: Key,
+) -> Result<Action, Error> {
     let Some(pool) = ctx.pools.get(&key) else { return Ok(Action::Await) };
     let url = ctx.system(&key.namespace).map(|s| s.spec.repository.url.clone());
     apply_network_policy(&ctx, &pool, url.as_deref()).await?;

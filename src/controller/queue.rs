@@ -228,7 +228,8 @@ mod tests {
             (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let shutdown = CancellationToken::new();
         let worker = {
-            let (q, r, m, n, s) = (queue.clone(), running.clone(), most.clone(), runs.clone(), shutdown.clone());
+            let (q, r, m, n, s) =
+                (queue.clone(), running.clone(), most.clone(), runs.clone(), shutdown.clone());
             tokio::spawn(run("test", queue.clone(), 8, Metrics::default(), s, move |k| {
                 let (q, r, m, n) = (q.clone(), r.clone(), m.clone(), n.clone());
                 async move {

@@ -78,7 +78,12 @@ fn observe_pod(ctx: &Context, key: &Key, uid: &str) -> (Option<Arc<PodFacts>>, O
     (ctx.pods.get(key).filter(|p| p.run_uid == uid), ctx.gone_pods.get(uid))
 }
 
-async fn apply_pod(ctx: &Context, run: &Run, system: Option<&System>, now: Timestamp) -> Result<Action, Error> {
+async fn apply_pod(
+    ctx: &Context,
+    run: &Run,
+    system: Option<&System>,
+    now: Timestamp,
+) -> Result<Action, Error> {
     // Absence means nothing before the first lists are complete, and a term not yet ours is refused.
     let Some(term) = system.and_then(|s| ctx.term(s)).filter(|_| ctx.synced()) else {
         return Ok(Action::After(Duration::from_millis(200)));
@@ -198,7 +203,8 @@ async fn apply_clean_up(
     let Some(pod) = pod else { return Ok(Action::Await) };
     if let Some(database) = &ctx.database {
         let uid = run.uid().unwrap_or_default();
-        let kept = logs::archive(ctx.writer.client(), database, &pod.namespace, &uid, &pod.name, &container::ALL);
+        let kept =
+            logs::archive(ctx.writer.client(), database, &pod.namespace, &uid, &pod.name, &container::ALL);
         if let Err(error) = kept.await {
             let finished = run.status.as_ref().and_then(|s| s.finished_at).unwrap_or(now);
             if until(crate::plan::run::add(finished, LOGS_WITHIN), now) > Duration::from_millis(1) {

@@ -14,7 +14,7 @@ use super::queue::WorkQueue;
 use crate::cluster::{Cached, Change, Key, Store};
 use crate::crd::{AgentPool, PodFacts, Run, System, Task, system};
 use crate::metrics::Metrics;
-use crate::plan::dispatch::Holder;
+use crate::plan::dispatch::{Holder, HolderId};
 
 /// The work queue of each controller.
 #[derive(Clone, Default)]
@@ -112,7 +112,7 @@ impl Wiring {
             let key = run.key();
             let over = run.status.as_ref().is_some_and(|s| s.phase.is_terminal());
             let deleted = matches!(change, Change::Deleted(_));
-            let holder = format!("run/{}", run.uid());
+            let holder = HolderId::Run(run.uid().to_string());
             if over || deleted {
                 gone.forget(run.uid());
                 wiring.release(&key.namespace, &holder);
@@ -132,7 +132,7 @@ impl Wiring {
             gone.note(change);
             let (Change::Applied(pod) | Change::Deleted(pod)) = change;
             let deleted = matches!(change, Change::Deleted(_));
-            let holder = format!("pod/{}", pod.uid);
+            let holder = HolderId::Pod(pod.uid.clone());
             if deleted || !pod.is_live() {
                 wiring.release(&pod.namespace, &holder);
                 wiring.queues.tasks.add(Key::new(&pod.namespace, &pod.task));
@@ -143,7 +143,7 @@ impl Wiring {
         });
     }
 
-    fn occupy(&self, namespace: &str, holder: String, facts: Holder) {
+    fn occupy(&self, namespace: &str, holder: HolderId, facts: Holder) {
         let pool = Key::new(namespace, &facts.pool);
         if self.busy.occupy(&holder, pool.clone(), facts.agent.clone()) {
             self.queues.pools.add_after(pool, WRITE_EVERY);
@@ -151,11 +151,11 @@ impl Wiring {
         self.tell(namespace, Fact::Occupy(holder, facts));
     }
 
-    fn release(&self, namespace: &str, holder: &str) {
+    fn release(&self, namespace: &str, holder: &HolderId) {
         if let Some(pool) = self.busy.release(holder) {
             self.queues.pools.add_after(pool, WRITE_EVERY);
         }
-        self.tell(namespace, Fact::Release(holder.to_string()));
+        self.tell(namespace, Fact::Release(holder.clone()));
     }
 
     /// An AgentPool wakes its own controller and the dispatcher.
@@ -229,7 +229,13 @@ impl Wiring {
         self.listed(Kind::System, namespace, live, Mirrored::System);
     }
 
-    fn listed<K: Cached>(&self, kind: Kind, namespace: &str, live: Vec<Arc<K>>, wrap: fn(Arc<K>) -> Mirrored) {
+    fn listed<K: Cached>(
+        &self,
+        kind: Kind,
+        namespace: &str,
+        live: Vec<Arc<K>>,
+        wrap: fn(Arc<K>) -> Mirrored,
+    ) {
         let Some(mirror) = &self.mirror else { return };
         let mut by_namespace: HashMap<String, Vec<Mirrored>> = HashMap::new();
         if !namespace.is_empty() {

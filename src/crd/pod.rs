@@ -122,18 +122,13 @@ impl From<core::Pod> for PodFacts {
         let node = pod.spec.as_ref().and_then(|s| s.node_name.clone()).unwrap_or_default();
         let status = pod.status.unwrap_or_default();
         let condition = |type_: &str, value: &str| {
-            status
-                .conditions
-                .iter()
-                .flatten()
-                .find(|c| c.type_ == type_ && c.status == value)
-                .map(|c| {
-                    format!(
-                        "{}: {}",
-                        c.reason.as_deref().unwrap_or("Unknown"),
-                        c.message.as_deref().unwrap_or("")
-                    )
-                })
+            status.conditions.iter().flatten().find(|c| c.type_ == type_ && c.status == value).map(|c| {
+                format!(
+                    "{}: {}",
+                    c.reason.as_deref().unwrap_or("Unknown"),
+                    c.message.as_deref().unwrap_or("")
+                )
+            })
         };
         let containers = status
             .init_container_statuses

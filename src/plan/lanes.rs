@@ -4,6 +4,7 @@
 //! ignores caps). It does not select Tasks: that is [`crate::plan::dispatch`].
 
 use crate::crd::Role;
+use crate::crd::system::Lane;
 
 /// Lane of a Task that names none and has no other.
 pub const FEATURE: &str = "feature";
@@ -35,6 +36,13 @@ pub struct LaneFacts {
     pub min: Option<u32>,
     /// Slots that this lane never exceeds; absent: unlimited.
     pub max: Option<u32>,
+}
+
+impl From<&Lane> for LaneFacts {
+    fn from(lane: &Lane) -> Self {
+        let slots = |n: Option<i32>| n.map(|n| u32::try_from(n).unwrap_or(0));
+        Self { name: lane.name.clone(), min: slots(lane.min_slots), max: slots(lane.max_slots) }
+    }
 }
 
 /// A lane that has a rule; every other lane is [`LaneRules::OTHER`], without floor and cap.

@@ -68,9 +68,7 @@ fn statement_fault(error: &tokio_postgres::Error) -> Fault {
     let code: &SqlState = db.code();
     // connection, transaction state, authorisation, roll-back, names, resources, prerequisites,
     // operator intervention, system error, configuration, internal error
-    let transient = [
-        "08", "25", "28", "2D", "3D", "3F", "40", "42", "53", "55", "57", "58", "F0", "XX",
-    ];
+    let transient = ["08", "25", "28", "2D", "3D", "3F", "40", "42", "53", "55", "57", "58", "F0", "XX"];
     match code.code().get(..2) {
         Some(class) if !transient.contains(&class) => Fault::Row,
         Some(_) | None => Fault::Transient,

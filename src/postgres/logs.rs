@@ -49,9 +49,7 @@ pub async fn store(
 /// `Connect` or `Statement`.
 pub async fn kept(pool: &Pool, run: Uuid) -> Result<Vec<String>, Error> {
     let client = pool.get().await.map_err(Error::Connect)?;
-    let rows = client
-        .query("SELECT container FROM run_logs WHERE run_uid = $1", &[&run])
-        .await?;
+    let rows = client.query("SELECT container FROM run_logs WHERE run_uid = $1", &[&run]).await?;
     rows.iter().map(|r| Ok(r.try_get(0)?)).collect()
 }
 

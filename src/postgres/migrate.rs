@@ -30,18 +30,12 @@ pub fn expected_version() -> i32 {
 /// # Errors
 /// The last failure once `wait` is over; at once when a migration itself fails.
 pub async fn migrate(config: &DatabaseConfig, wait: Option<Duration>) -> Result<i32, Error> {
-    let pool = connect(&DatabaseConfig {
-        max_connections: 1,
-        ..config.clone()
-    })?;
+    let pool = connect(&DatabaseConfig { max_connections: 1, ..config.clone() })?;
     let deadline = Instant::now() + wait.unwrap_or_default();
     loop {
         match attempt(&pool).await {
             Err(error @ (Error::Connect(_) | Error::Statement(_))) if Instant::now() < deadline => {
-                tracing::info!(
-                    error = &error as &dyn std::error::Error,
-                    "database is not ready, waiting"
-                );
+                tracing::info!(error = &error as &dyn std::error::Error, "database is not ready, waiting");
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
             done => return done,
@@ -52,23 +46,15 @@ pub async fn migrate(config: &DatabaseConfig, wait: Option<Duration>) -> Result<
 async fn attempt(pool: &Pool) -> Result<i32, Error> {
     let mut client = pool.get().await.map_err(Error::Connect)?;
     client.batch_execute("SET statement_timeout = 0").await?;
-    client
-        .execute("SELECT pg_advisory_lock($1)", &[&LOCK])
-        .await?;
+    client.execute("SELECT pg_advisory_lock($1)", &[&LOCK]).await?;
     // The lock ends with the session at the latest.
     let report = embedded::migrations::runner()
         .run_async(&mut **client)
         .await
         .map_err(|e| Error::Migrate(Box::new(e)))?;
-    client
-        .execute("SELECT pg_advisory_unlock($1)", &[&LOCK])
-        .await?;
+    client.execute("SELECT pg_advisory_unlock($1)", &[&LOCK]).await?;
     for migration in report.applied_migrations() {
-        tracing::info!(
-            version = migration.version(),
-            name = migration.name(),
-            "migration applied"
-        );
+        tracing::info!(version = migration.version(), name = migration.name(), "migration applied");
     }
     read_version(&client).await
 }
@@ -84,22 +70,13 @@ pub async fn schema_version(pool: &Pool) -> Result<i32, Error> {
 
 async fn read_version(client: &tokio_postgres::Client) -> Result<i32, Error> {
     let exists: bool = client
-        .query_one(
-            "SELECT to_regclass('public.refinery_schema_history') IS NOT NULL",
-            &[],
-        )
+        .query_one("SELECT to_regclass('public.refinery_schema_history') IS NOT NULL", &[])
         .await?
         .get(0);
     if !exists {
         return Ok(0);
     }
-    Ok(client
-        .query_one(
-            "SELECT coalesce(max(version), 0) FROM refinery_schema_history",
-            &[],
-        )
-        .await?
-        .get(0))
+    Ok(client.query_one("SELECT coalesce(max(version), 0) FROM refinery_schema_history", &[]).await?.get(0))
 }
 
 /// Succeeds when the tables are at least in the version this program was written for.
@@ -109,9 +86,5 @@ async fn read_version(client: &tokio_postgres::Client) -> Result<i32, Error> {
 pub async fn check_version(pool: &Pool) -> Result<(), Error> {
     let found = schema_version(pool).await?;
     let expected = expected_version();
-    if found < expected {
-        Err(Error::Schema { expected, found })
-    } else {
-        Ok(())
-    }
+    if found < expected { Err(Error::Schema { expected, found }) } else { Ok(()) }
 }

@@ -32,12 +32,7 @@ pub struct DatabaseConfig {
 impl DatabaseConfig {
     /// Settings with the defaults: 8 connections, certificate authorities of the system.
     pub fn new(url: impl Into<String>, application_name: &str) -> Self {
-        Self {
-            url: url.into(),
-            ca_file: None,
-            max_connections: 8,
-            application_name: application_name.into(),
-        }
+        Self { url: url.into(), ca_file: None, max_connections: 8, application_name: application_name.into() }
     }
 }
 
@@ -58,9 +53,7 @@ impl std::fmt::Debug for DatabaseConfig {
 /// `Settings` when the URL or the certificate authority file cannot be used.
 pub fn connect(config: &DatabaseConfig) -> Result<Pool, Error> {
     let postgres = parse(config)?;
-    let manager_config = ManagerConfig {
-        recycling_method: RecyclingMethod::Fast,
-    };
+    let manager_config = ManagerConfig { recycling_method: RecyclingMethod::Fast };
     let manager = match postgres.get_ssl_mode() {
         SslMode::Disable => Manager::from_config(postgres, NoTls, manager_config),
         _ => Manager::from_config(postgres, tls(config)?, manager_config),
@@ -85,9 +78,7 @@ fn parse(config: &DatabaseConfig) -> Result<tokio_postgres::Config, Error> {
         .replace("sslmode=verify-full", "sslmode=require")
         .replace("sslmode=verify-ca", "sslmode=require");
     let mut postgres: tokio_postgres::Config = url.parse().map_err(|_| {
-        Error::Settings(
-            "the database URL is not of the form postgres://user:password@host/database".into(),
-        )
+        Error::Settings("the database URL is not of the form postgres://user:password@host/database".into())
     })?;
     let options = format!(
         "{} -c search_path=public -c statement_timeout={STATEMENT_TIMEOUT_MS} -c TimeZone=UTC",
@@ -112,9 +103,7 @@ fn tls(config: &DatabaseConfig) -> Result<MakeRustlsConnect, Error> {
                 .map_err(|e| Error::Settings(format!("certificate authority file: {e}")))?;
             roots.add_parsable_certificates(certificates);
             if roots.is_empty() {
-                return Err(Error::Settings(
-                    "certificate authority file: it holds no certificate".into(),
-                ));
+                return Err(Error::Settings("certificate authority file: it holds no certificate".into()));
             }
         }
         None => {
@@ -147,11 +136,6 @@ mod tests {
         let config = DatabaseConfig::new("postgres://a@b/c?sslmode=verify-full", "test");
         let parsed = parse(&config).expect("readable");
         assert_eq!(parsed.get_ssl_mode(), SslMode::Require);
-        assert!(
-            parsed
-                .get_options()
-                .expect("options")
-                .contains("search_path=public")
-        );
+        assert!(parsed.get_options().expect("options").contains("search_path=public"));
     }
 }

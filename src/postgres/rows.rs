@@ -43,12 +43,7 @@ impl Kind {
 #[derive(Debug, Error)]
 pub enum RowError {
     #[error("failed to read {field} of {kind} {name}: {text:?}")]
-    Field {
-        kind: &'static str,
-        name: String,
-        field: &'static str,
-        text: String,
-    },
+    Field { kind: &'static str, name: String, field: &'static str, text: String },
 }
 
 /// One object's row and what belongs to it.
@@ -88,14 +83,10 @@ impl Row {
             .chain(condition_times(&status.conditions))
             .fold(created, Timestamp::max);
         let effective = status.effective.clone().unwrap_or_default();
-        let lane = effective
-            .lane
-            .or_else(|| spec.lane.clone())
-            .unwrap_or_else(|| default_lane(spec.role).into());
-        let timebox = GoDuration::or(
-            Some(&spec.timebox),
-            std::time::Duration::from_secs(DEFAULT_TIMEBOX_SECS),
-        );
+        let lane =
+            effective.lane.or_else(|| spec.lane.clone()).unwrap_or_else(|| default_lane(spec.role).into());
+        let timebox =
+            GoDuration::or(Some(&spec.timebox), std::time::Duration::from_secs(DEFAULT_TIMEBOX_SECS));
         let failure = status.last_failure.as_ref();
         let block_reason = match status.phase {
             TaskPhase::Blocked => status.block_reason.map(|r| snake(r.word())),
@@ -177,12 +168,7 @@ impl Row {
             .chain(status.started_at)
             .chain(status.finished_at)
             .fold(created, Timestamp::max);
-        let task_uid = uid(
-            Kind::Run,
-            &run.metadata,
-            "spec.taskRef.uid",
-            Some(&spec.task_ref.uid),
-        )?;
+        let task_uid = uid(Kind::Run, &run.metadata, "spec.taskRef.uid", Some(&spec.task_ref.uid))?;
         let (message, meta) = match status.phase {
             RunPhase::Running | RunPhase::Success => (None, None),
             RunPhase::Failed | RunPhase::Cancelled => (
@@ -243,11 +229,7 @@ impl Row {
     /// # Errors
     /// When the metadata lacks a uid or a numeric resourceVersion.
     pub fn pool(pool: &AgentPool) -> Result<Self, RowError> {
-        let conditions = pool
-            .status
-            .as_ref()
-            .map(|s| s.conditions.as_slice())
-            .unwrap_or_default();
+        let conditions = pool.status.as_ref().map(|s| s.conditions.as_slice()).unwrap_or_default();
         let updated = condition_times(conditions).fold(created(&pool.metadata), Timestamp::max);
         Self::new(
             Kind::Pool,
@@ -268,15 +250,10 @@ impl Row {
     /// # Errors
     /// When the metadata lacks a uid or a numeric resourceVersion.
     pub fn system(system: &System) -> Result<Self, RowError> {
-        let conditions = system
-            .status
-            .as_ref()
-            .map(|s| s.conditions.as_slice())
-            .unwrap_or_default();
+        let conditions = system.status.as_ref().map(|s| s.conditions.as_slice()).unwrap_or_default();
         let hatch = system.status.as_ref().and_then(|s| s.hatch.since);
-        let updated = condition_times(conditions)
-            .chain(hatch)
-            .fold(created(&system.metadata), Timestamp::max);
+        let updated =
+            condition_times(conditions).chain(hatch).fold(created(&system.metadata), Timestamp::max);
         let recovery = &system.spec.recovery;
         let millis = |d: std::time::Duration| i64::try_from(d.as_millis()).unwrap_or(i64::MAX);
         Self::new(
@@ -292,12 +269,7 @@ impl Row {
     }
 
     /// Joins what every row has with the kind's own columns.
-    fn new(
-        kind: Kind,
-        meta: &ObjectMeta,
-        updated: Timestamp,
-        mut columns: Value,
-    ) -> Result<Self, RowError> {
+    fn new(kind: Kind, meta: &ObjectMeta, updated: Timestamp, mut columns: Value) -> Result<Self, RowError> {
         let uid = uid(kind, meta, "metadata.uid", meta.uid.as_deref())?;
         let version = meta.resource_version.as_deref().unwrap_or_default();
         let resource_version = version.parse::<i64>().map_err(|_| RowError::Field {
@@ -313,10 +285,7 @@ impl Row {
             object.insert("namespace".into(), json!(namespace));
             object.insert("name".into(), json!(name));
             object.insert("resource_version".into(), json!(resource_version));
-            object.insert(
-                "generation".into(),
-                json!(meta.generation.unwrap_or_default()),
-            );
+            object.insert("generation".into(), json!(meta.generation.unwrap_or_default()));
             object.insert("created_at".into(), json!(created(meta)));
             object.insert("updated_at".into(), json!(updated));
         }
@@ -350,10 +319,7 @@ impl Row {
 
 /// An id for something that has no object of its own, the same on every replay.
 fn derived_id(owner: Uuid, part: &str) -> Uuid {
-    let digest = Sha256::new()
-        .chain_update(owner.as_bytes())
-        .chain_update(part.as_bytes())
-        .finalize();
+    let digest = Sha256::new().chain_update(owner.as_bytes()).chain_update(part.as_bytes()).finalize();
     let mut bytes = [0; 16];
     for (to, from) in bytes.iter_mut().zip(digest.iter()) {
         *to = *from;
@@ -363,17 +329,8 @@ fn derived_id(owner: Uuid, part: &str) -> Uuid {
 
 /// What attempts have cost in all; infrastructure faults cost nothing (design, section 3 rule 8).
 fn retry_count(retries: Retries) -> i32 {
-    let Retries {
-        failure,
-        quota,
-        judge,
-        infra: _,
-        rework,
-    } = retries;
-    failure
-        .saturating_add(quota)
-        .saturating_add(judge)
-        .saturating_add(rework)
+    let Retries { failure, quota, judge, infra: _, rework } = retries;
+    failure.saturating_add(quota).saturating_add(judge).saturating_add(rework)
 }
 
 /// Lane of a Task that names none and has not been considered yet (spec/api.md 1.2).
@@ -385,10 +342,7 @@ fn default_lane(role: Role) -> &'static str {
 }
 
 fn created(meta: &ObjectMeta) -> Timestamp {
-    meta.creation_timestamp
-        .as_ref()
-        .map(|t| t.0)
-        .unwrap_or_default()
+    meta.creation_timestamp.as_ref().map(|t| t.0).unwrap_or_default()
 }
 
 fn condition_times(conditions: &[Condition]) -> impl Iterator<Item = Timestamp> {
@@ -399,12 +353,7 @@ fn annotation(meta: &ObjectMeta, key: &str) -> Option<String> {
     meta.annotations.as_ref().and_then(|a| a.get(key)).cloned()
 }
 
-fn uid(
-    kind: Kind,
-    meta: &ObjectMeta,
-    field: &'static str,
-    text: Option<&str>,
-) -> Result<Uuid, RowError> {
+fn uid(kind: Kind, meta: &ObjectMeta, field: &'static str, text: Option<&str>) -> Result<Uuid, RowError> {
     let text = text.unwrap_or_default();
     Uuid::parse_str(text).map_err(|_| RowError::Field {
         kind: kind.table(),
@@ -416,10 +365,7 @@ fn uid(
 
 /// The lower_snake word of an enum value.
 fn word<T: Serialize>(value: T) -> String {
-    serde_json::to_value(value)
-        .ok()
-        .and_then(|v| v.as_str().map(snake))
-        .unwrap_or_default()
+    serde_json::to_value(value).ok().and_then(|v| v.as_str().map(snake)).unwrap_or_default()
 }
 
 /// The value without NUL characters, which Postgres refuses in text and in jsonb: each becomes the
@@ -473,9 +419,6 @@ mod tests {
         task.metadata.uid = Some(Uuid::from_u128(1).to_string());
         task.metadata.resource_version = Some("abc".into());
         let error = Row::task(&task).expect_err("no number").to_string();
-        assert!(
-            error.contains("metadata.resourceVersion") && error.contains("abc"),
-            "{error}"
-        );
+        assert!(error.contains("metadata.resourceVersion") && error.contains("abc"), "{error}");
     }
 }

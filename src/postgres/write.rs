@@ -61,15 +61,8 @@ const RUN_COLUMNS: &[&str] = &[
 ];
 const POOL_COLUMNS: &[&str] = &["role", "replicas", "peak_replicas", "suspended", "metadata"];
 const SYSTEM_COLUMNS: &[&str] = &["failed_cooldown_ms", "blocked_cooldown_ms", "max_retries"];
-const COMMON_COLUMNS: &[&str] = &[
-    "uid",
-    "namespace",
-    "name",
-    "resource_version",
-    "generation",
-    "created_at",
-    "updated_at",
-];
+const COMMON_COLUMNS: &[&str] =
+    &["uid", "namespace", "name", "resource_version", "generation", "created_at", "updated_at"];
 
 /// Statements of one kind.
 struct Statements {
@@ -101,15 +94,19 @@ impl Statements {
             })
             .collect();
         Self {
-            // The guard: never back, and never a deleted object alive again.
+            // The guard: never back.
             upsert: format!(
                 "INSERT INTO {table} ({list}) SELECT {list} FROM jsonb_populate_recordset(NULL::{table}, $1)
                  ON CONFLICT (uid) DO UPDATE SET {}
-                 WHERE {table}.resource_version < excluded.resource_version AND {table}.deleted_at IS NULL",
+                 WHERE {table}.resource_version < excluded.resource_version",
                 set.join(", ")
             ),
-            restore: format!("UPDATE {table} SET resource_version = -1, deleted_at = NULL WHERE uid = ANY($1)"),
-            tombstone: format!("UPDATE {table} SET deleted_at = now() WHERE uid = ANY($1) AND deleted_at IS NULL"),
+            restore: format!(
+                "UPDATE {table} SET resource_version = -1, deleted_at = NULL WHERE uid = ANY($1)"
+            ),
+            tombstone: format!(
+                "UPDATE {table} SET deleted_at = now() WHERE uid = ANY($1) AND deleted_at IS NULL"
+            ),
             versions: format!(
                 "SELECT uid, resource_version, deleted_at IS NOT NULL AS deleted FROM {table}
                   WHERE namespace = $1 AND (deleted_at IS NULL OR uid = ANY($2))"
@@ -230,21 +227,12 @@ pub async fn park(
     version: impl std::fmt::Display,
     error: &str,
 ) -> Result<(), Error> {
-    tracing::error!(
-        kind = kind.table(),
-        uid,
-        namespace,
-        name,
-        error,
-        "row set aside"
-    );
+    tracing::error!(kind = kind.table(), uid, namespace, name, error, "row set aside");
     let client = pool.get().await.map_err(Error::Connect)?;
     let version = version.to_string();
     let texts = [uid, namespace, name, &version, error].map(|t| t.replace('\0', "\\u0000"));
     let [uid, namespace, name, version, error] = &texts;
-    client
-        .execute(PARK, &[&kind.table(), uid, namespace, name, version, error])
-        .await?;
+    client.execute(PARK, &[&kind.table(), uid, namespace, name, version, error]).await?;
     Ok(())
 }
 
@@ -261,11 +249,7 @@ async fn write_part(client: &mut Object, rows: &[Row]) -> Result<u64, Error> {
     Ok(changed)
 }
 
-async fn write_kind(
-    transaction: &Transaction<'_>,
-    kind: Kind,
-    rows: &[&Row],
-) -> Result<u64, Error> {
+async fn write_kind(transaction: &Transaction<'_>, kind: Kind, rows: &[&Row]) -> Result<u64, Error> {
     let statements = Statements::of(kind);
     let restored: Vec<&Row> = rows.iter().filter(|r| r.restored).copied().collect();
     if !restored.is_empty() {
@@ -278,32 +262,16 @@ async fn write_kind(
     if !gone.is_empty() {
         changed += tombstone_in(transaction, statements, &gone).await?;
     }
-    insert_all(
-        transaction,
-        INSERT_EVENTS,
-        rows.iter().flat_map(|r| &r.events),
-    )
-    .await?;
-    insert_all(
-        transaction,
-        INSERT_ARTIFACTS,
-        rows.iter().flat_map(|r| &r.artifacts),
-    )
-    .await?;
+    insert_all(transaction, INSERT_EVENTS, rows.iter().flat_map(|r| &r.events)).await?;
+    insert_all(transaction, INSERT_ARTIFACTS, rows.iter().flat_map(|r| &r.artifacts)).await?;
     let uids: Vec<String> = rows.iter().map(|r| r.uid.to_string()).collect();
     let unpark = transaction.prepare_cached(UNPARK).await?;
-    transaction
-        .execute(&unpark, &[&kind.table(), &uids])
-        .await?;
+    transaction.execute(&unpark, &[&kind.table(), &uids]).await?;
     Ok(changed)
 }
 
 /// Drops what belongs to another past of the restored objects.
-async fn forget(
-    transaction: &Transaction<'_>,
-    statements: &Statements,
-    rows: &[&Row],
-) -> Result<(), Error> {
+async fn forget(transaction: &Transaction<'_>, statements: &Statements, rows: &[&Row]) -> Result<(), Error> {
     let uids: Vec<Uuid> = rows.iter().map(|r| r.uid).collect();
     let first: Vec<i64> = rows.iter().map(|r| r.first_sequence).collect();
     transaction.execute(&statements.restore, &[&uids]).await?;
@@ -343,10 +311,7 @@ pub async fn tombstone(pool: &Pool, kind: Kind, uids: &[Uuid]) -> Result<u64, Er
     let statements = Statements::of(kind);
     let transaction = client.transaction().await?;
     tombstone_in(&transaction, statements, uids).await?;
-    let present: i64 = transaction
-        .query_one(&statements.present, &[&uids])
-        .await?
-        .get(0);
+    let present: i64 = transaction.query_one(&statements.present, &[&uids]).await?.get(0);
     transaction.commit().await?;
     Ok((uids.len() as u64).saturating_sub(u64::try_from(present).unwrap_or_default()))
 }
@@ -363,16 +328,9 @@ pub struct Stored {
 ///
 /// # Errors
 /// `Connect` or `Statement`.
-pub async fn versions(
-    pool: &Pool,
-    kind: Kind,
-    namespace: &str,
-    uids: &[Uuid],
-) -> Result<Vec<Stored>, Error> {
+pub async fn versions(pool: &Pool, kind: Kind, namespace: &str, uids: &[Uuid]) -> Result<Vec<Stored>, Error> {
     let client = pool.get().await.map_err(Error::Connect)?;
-    let rows = client
-        .query(&Statements::of(kind).versions, &[&namespace, &uids])
-        .await?;
+    let rows = client.query(&Statements::of(kind).versions, &[&namespace, &uids]).await?;
     rows.iter()
         .map(|r| {
             Ok(Stored {
@@ -397,12 +355,7 @@ pub struct StateChange {
 ///
 /// # Errors
 /// `Connect` or `Statement`.
-pub async fn add_state(
-    pool: &Pool,
-    kind: Kind,
-    namespace: &str,
-    change: StateChange,
-) -> Result<(), Error> {
+pub async fn add_state(pool: &Pool, kind: Kind, namespace: &str, change: StateChange) -> Result<(), Error> {
     let client = pool.get().await.map_err(Error::Connect)?;
     let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
     client
@@ -413,13 +366,7 @@ pub async fn add_state(
                  listed_at = coalesce(excluded.listed_at, s.listed_at),
                  restored = s.restored + excluded.restored,
                  lost = s.lost + excluded.lost",
-            &[
-                &kind.table(),
-                &namespace,
-                &change.listed,
-                &number(change.restored),
-                &number(change.lost),
-            ],
+            &[&kind.table(), &namespace, &change.listed, &number(change.restored), &number(change.lost)],
         )
         .await?;
     Ok(())

@@ -31,5 +31,9 @@ pub enum InputsError {
 /// When it is not one, or of another version.
 pub fn parse_inputs(text: &str) -> Result<Inputs, InputsError> {
     let inputs: Inputs = serde_json::from_str(text).map_err(InputsError::Invalid)?;
-    if inputs.schema_version == SCHEMA_VERSION { Ok(inputs) } else { Err(InputsError::Version(inputs.schema_version)) }
+    if inputs.schema_version == SCHEMA_VERSION {
+        Ok(inputs)
+    } else {
+        Err(InputsError::Version(inputs.schema_version))
+    }
 }

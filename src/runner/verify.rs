@@ -14,8 +14,6 @@ use super::execute::process::{Ending, Finished, Output, Program, Supervisor};
 use crate::plan::command::outcome::{Position, failure_code, may_skip};
 use crate::plan::command::{DENIED, Step, denied, steps};
 
-/// Time for one command (spec agents 1.9).
-pub const COMMAND_LIMIT: Duration = Duration::from_secs(300);
 /// Longest part of the output in a summary, in characters (spec agents 3.6).
 const SAID_CHARS: usize = 300;
 
@@ -59,12 +57,15 @@ pub enum Verdict {
 /// all may run.
 pub fn first_denied(commands: &[String]) -> Option<(String, &'static str)> {
     let raw = commands.iter().find_map(|command| Some((command.clone(), denied(command, &DENIED)?)));
-    raw.or_else(|| steps(commands, "/").into_iter().find_map(|step| Some((step.command.clone(), denied_step(&step)?))))
+    raw.or_else(|| {
+        steps(commands, "/").into_iter().find_map(|step| Some((step.command.clone(), denied_step(&step)?)))
+    })
 }
 
 /// Quotes can hide a word (`s"ud"o`), so the words are looked at too.
 fn denied_step(step: &Step) -> Option<&'static str> {
-    let words = step.invocation.as_ref().map(|parsed| format!("{} {}", parsed.program, parsed.args.join(" ")));
+    let words =
+        step.invocation.as_ref().map(|parsed| format!("{} {}", parsed.program, parsed.args.join(" ")));
     denied(&step.command, &DENIED).or_else(|| denied(&words.ok()?, &DENIED))
 }
 
@@ -84,9 +85,18 @@ async fn run_steps(supervisor: &mut Supervisor, verification: &Verification<'_>,
             return Verdict::Stopped;
         }
         if let Some(pattern) = denied_step(step) {
-            return failed("policy_violation", &step.command, &format!("denied command, it matches '{pattern}'"));
+            return failed(
+                "policy_violation",
+                &step.command,
+                &format!("denied command, it matches '{pattern}'"),
+            );
         }
-        println!("[opentiger] verification {}/{}: {}", index + 1, steps.len(), supervisor.mask().hide(&*step.command));
+        println!(
+            "[opentiger] verification {}/{}: {}",
+            index + 1,
+            steps.len(),
+            supervisor.mask().hide(&*step.command)
+        );
         let output = match attempt(supervisor, verification, step).await {
             Attempt::Passed => {
                 passed += 1;
@@ -116,7 +126,10 @@ async fn run_steps(supervisor: &mut Supervisor, verification: &Verification<'_>,
 }
 
 fn failed(code: &'static str, command: &str, output: &str) -> Verdict {
-    Verdict::Failed { code, summary: format!("verification failed at {command} [explicit]: {}", summarise(output)) }
+    Verdict::Failed {
+        code,
+        summary: format!("verification failed at {command} [explicit]: {}", summarise(output)),
+    }
 }
 
 /// The end of the output on one line.
@@ -155,7 +168,9 @@ async fn attempt(supervisor: &mut Supervisor, verification: &Verification<'_>, s
     };
     match supervisor.run(&program).await {
         Ok(finished) => judge(finished, verification.limit),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Attempt::Failed(format!("spawn {} ENOENT", invocation.program)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Attempt::Failed(format!("spawn {} ENOENT", invocation.program))
+        }
         Err(error) => Attempt::Failed(format!("failed to run {}: {error}", invocation.program)),
     }
 }
@@ -173,13 +188,19 @@ fn judge(finished: Finished, limit: Duration) -> Attempt {
 
 /// `env` with the programs of `node_modules` first, those of other directories dropped, and the
 /// command's own variables (spec agents 2.5, order 4).
-fn environment(env: &[(OsString, OsString)], cwd: &str, own: &[(String, String)]) -> Vec<(OsString, OsString)> {
-    let inherited = env.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value.clone()).unwrap_or_default();
+fn environment(
+    env: &[(OsString, OsString)],
+    cwd: &str,
+    own: &[(String, String)],
+) -> Vec<(OsString, OsString)> {
+    let inherited =
+        env.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value.clone()).unwrap_or_default();
     let foreign = |entry: &Path| entry.ends_with("node_modules/.bin") && !entry.starts_with(cwd);
     let first = Path::new(cwd).join("node_modules/.bin");
     let rest = std::env::split_paths(&inherited).filter(|entry| !foreign(entry) && *entry != first);
     let path = std::env::join_paths(std::iter::once(first.clone()).chain(rest)).unwrap_or(inherited);
-    let mut env: Vec<(OsString, OsString)> = env.iter().filter(|(name, _)| name != OsStr::new("PATH")).cloned().collect();
+    let mut env: Vec<(OsString, OsString)> =
+        env.iter().filter(|(name, _)| name != OsStr::new("PATH")).cloned().collect();
     env.push(("PATH".into(), path));
     env.extend(own.iter().map(|(name, value)| (name.into(), value.into())));
     env
@@ -191,9 +212,14 @@ mod tests {
 
     #[test]
     fn the_programs_of_the_package_come_first() {
-        let env = [("PATH".into(), "/r/node_modules/.bin:/usr/bin:/r/a/node_modules/.bin".into()), ("A".into(), "1".into())];
+        let env = [
+            ("PATH".into(), "/r/node_modules/.bin:/usr/bin:/r/a/node_modules/.bin".into()),
+            ("A".into(), "1".into()),
+        ];
         let built = environment(&env, "/r/a", &[("A".into(), "2".into())]);
-        let last = |name: &str| built.iter().rev().find(|(n, _)| n == name).map(|(_, v)| v.to_string_lossy().into_owned());
+        let last = |name: &str| {
+            built.iter().rev().find(|(n, _)| n == name).map(|(_, v)| v.to_string_lossy().into_owned())
+        };
         assert_eq!(last("PATH").as_deref(), Some("/r/a/node_modules/.bin:/usr/bin"));
         assert_eq!(last("A").as_deref(), Some("2"));
     }
@@ -211,6 +237,9 @@ mod tests {
         assert_eq!(summarise("  \n"), "stderr unavailable");
         assert_eq!(summarise("a\n  b"), "a b");
         let long = summarise(&format!("{} the end", "x".repeat(1_000)));
-        assert!(long.starts_with("...x") && long.ends_with(" the end") && long.len() == SAID_CHARS + 3, "{long}");
+        assert!(
+            long.starts_with("...x") && long.ends_with(" the end") && long.len() == SAID_CHARS + 3,
+            "{long}"
+        );
     }
 }

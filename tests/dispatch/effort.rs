@@ -68,20 +68,14 @@ fn a_new_task_costs_itself() {
 #[test]
 fn a_freed_area_costs_its_first_task_however_many_wait_behind_it() {
     // Three areas, so that three of the four slots are taken.
-    let mut queue = full(|n, task| TaskFacts {
-        areas: vec![format!("path:{}", n % 3)],
-        ..task
-    });
+    let mut queue = full(|n, task| TaskFacts { areas: vec![format!("path:{}", n % 3)], ..task });
     assert_eq!(effort(&mut queue, |q| end(q, "t0")), 1);
 }
 
 #[test]
 fn a_freed_lane_costs_its_first_task_and_a_full_lane_nothing() {
     let lane = |n| if n % 2 == 0 { "docser" } else { "feature" };
-    let mut queue = full(|n, task| TaskFacts {
-        lane: lane(n).into(),
-        ..task
-    });
+    let mut queue = full(|n, task| TaskFacts { lane: lane(n).into(), ..task });
     assert_eq!(effort(&mut queue, |q| end(q, "t0")), 1);
     // A slot becomes free; thousands of Tasks of the full lane are not looked at.
     assert_eq!(effort(&mut queue, |q| end(q, "t1")), 1);
@@ -90,23 +84,14 @@ fn a_freed_lane_costs_its_first_task_and_a_full_lane_nothing() {
 #[test]
 fn a_time_costs_the_tasks_whose_time_has_come() {
     let time = |n| Some(at(if n == 77 { 5 } else { 100 }));
-    let mut queue = full(|n, task| TaskFacts {
-        not_before: time(n),
-        ..task
-    });
+    let mut queue = full(|n, task| TaskFacts { not_before: time(n), ..task });
     assert_eq!(effort(&mut queue, |_| ()), 2);
 }
 
 #[test]
 fn a_resolved_dependency_costs_its_dependents_only() {
-    let mut queue = full(|n, task| TaskFacts {
-        dependencies: vec![format!("d{}", n / 3)],
-        ..task
-    });
-    let done = TaskFacts {
-        phase: TaskPhase::Done,
-        ..task("d8")
-    };
+    let mut queue = full(|n, task| TaskFacts { dependencies: vec![format!("d{}", n / 3)], ..task });
+    let done = TaskFacts { phase: TaskPhase::Done, ..task("d8") };
     // The Task itself, and each of its three dependents once settled and once admitted.
     assert_eq!(effort(&mut queue, |q| q.upsert_task(done)), 7);
 }
@@ -118,10 +103,7 @@ fn a_long_chain_of_dependencies_is_taken_in_at_once_in_any_order() {
         for n in 0..MANY {
             let n = n * step % MANY;
             let dependencies = (n > 0).then(|| format!("t{}", n - 1)).into_iter().collect();
-            queue.upsert_task(TaskFacts {
-                dependencies,
-                ..task(&format!("t{n}"))
-            });
+            queue.upsert_task(TaskFacts { dependencies, ..task(&format!("t{n}")) });
         }
         assert_eq!(queue.plan(at(1)).admissions.len(), 1, "step {step}");
         assert!(queue.examinations() <= 2 * MANY as u64, "step {step}");
@@ -131,11 +113,7 @@ fn a_long_chain_of_dependencies_is_taken_in_at_once_in_any_order() {
 #[test]
 fn a_new_rule_for_lanes_looks_at_everything_once() {
     let mut queue = full(|_, task| task);
-    let lanes = vec![LaneFacts {
-        name: "feature".into(),
-        min: None,
-        max: Some(4),
-    }];
+    let lanes = vec![LaneFacts { name: "feature".into(), min: None, max: Some(4) }];
     let mut system = armed();
     system.lanes = lanes;
     let effort = effort(&mut queue, |q| q.set_system(Some(system)));
@@ -147,19 +125,10 @@ fn a_lane_at_its_cap_does_not_block_the_others() {
     let mut queue = queue(10);
     for n in 0..100 {
         let lane = "docser".into();
-        queue.upsert_task(TaskFacts {
-            lane,
-            static_key: key(1000, at(0)),
-            ..task(&format!("d{n}"))
-        });
+        queue.upsert_task(TaskFacts { lane, static_key: key(1000, at(0)), ..task(&format!("d{n}")) });
     }
     queue.upsert_task(task("f"));
-    let lanes: Vec<String> = queue
-        .plan(at(1))
-        .admissions
-        .into_iter()
-        .map(|a| a.lane)
-        .collect();
+    let lanes: Vec<String> = queue.plan(at(1)).admissions.into_iter().map(|a| a.lane).collect();
     assert_eq!(lanes, ["feature", "docser"]);
 }
 

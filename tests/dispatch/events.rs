@@ -9,12 +9,8 @@ use proptest::prelude::*;
 pub const NAMES: usize = 9;
 pub const LANES: [&str; 4] = ["feature", "docser", "research", "other"];
 pub const AREAS: [&str; 3] = ["x", "y", "z"];
-pub const POOLS: [(&str, Role); 4] = [
-    ("w", Role::Worker),
-    ("v", Role::Worker),
-    ("t", Role::Tester),
-    ("d", Role::Docser),
-];
+pub const POOLS: [(&str, Role); 4] =
+    [("w", Role::Worker), ("v", Role::Worker), ("t", Role::Tester), ("d", Role::Docser)];
 
 #[derive(Clone, Debug)]
 pub enum Event {
@@ -80,22 +76,10 @@ pub fn event() -> impl Strategy<Value = Event> {
     let set = |n: usize, most: usize| proptest::collection::btree_set(0..n, 0..=most);
     let lane = prop_oneof![4 => Just(0usize), 2 => Just(1), 1 => Just(2), 1 => Just(3)];
     let role = prop_oneof![4 => Just(0usize), 1 => Just(1), 1 => Just(2)];
-    let task = (
-        0..NAMES,
-        prop::bool::weighted(0.1),
-        role,
-        lane,
-        set(3, 2),
-        -2i32..3,
-        -5i64..4,
-        set(NAMES, 2),
-    )
-        .prop_map(
-            |(name, recreate, role, lane, areas, priority, not_before, dependencies)| {
-                let few = dependencies
-                    .into_iter()
-                    .filter(|d| d % 3 == name % 3 || priority < -1)
-                    .collect();
+    let task =
+        (0..NAMES, prop::bool::weighted(0.1), role, lane, set(3, 2), -2i32..3, -5i64..4, set(NAMES, 2))
+            .prop_map(|(name, recreate, role, lane, areas, priority, not_before, dependencies)| {
+                let few = dependencies.into_iter().filter(|d| d % 3 == name % 3 || priority < -1).collect();
                 Event::Task(TaskPick {
                     name,
                     recreate,
@@ -106,32 +90,19 @@ pub fn event() -> impl Strategy<Value = Event> {
                     not_before,
                     dependencies: few,
                 })
-            },
-        );
+            });
     let lanes = prop_oneof![
         2 => Just(Vec::new()),
         1 => proptest::collection::vec((0..LANES.len(), prop::option::of(0u32..3), prop::option::of(0u32..3)), 1..4)
     ];
-    let system = (prop::bool::weighted(0.8), prop::option::of(1u32..6), lanes).prop_map(
-        |(armed, max, lanes)| {
+    let system =
+        (prop::bool::weighted(0.8), prop::option::of(1u32..6), lanes).prop_map(|(armed, max, lanes)| {
             let mut facts: BTreeMap<usize, LaneFacts> = BTreeMap::new();
             for (lane, min, max) in lanes {
-                facts.insert(
-                    lane,
-                    LaneFacts {
-                        name: LANES[lane].into(),
-                        min,
-                        max,
-                    },
-                );
+                facts.insert(lane, LaneFacts { name: LANES[lane].into(), min, max });
             }
-            SystemFacts {
-                armed,
-                max_concurrent: max,
-                lanes: facts.into_values().collect(),
-            }
-        },
-    );
+            SystemFacts { armed, max_concurrent: max, lanes: facts.into_values().collect() }
+        });
     prop_oneof![
         10 => task,
         6 => (0..NAMES, phase, prop::bool::weighted(0.3))

@@ -36,19 +36,11 @@ pub fn task(name: &str) -> TaskFacts {
 }
 
 pub fn armed() -> SystemFacts {
-    SystemFacts {
-        armed: true,
-        ..SystemFacts::default()
-    }
+    SystemFacts { armed: true, ..SystemFacts::default() }
 }
 
 pub fn pool(name: &str, replicas: u32) -> PoolFacts {
-    PoolFacts {
-        name: name.into(),
-        role: Role::Worker,
-        replicas,
-        suspended: false,
-    }
+    PoolFacts { name: name.into(), role: Role::Worker, replicas, suspended: false }
 }
 
 /// An armed queue with one pool of workers.
@@ -68,47 +60,29 @@ pub fn run_of(admission: &Admission) -> (HolderId, Holder) {
         lane: admission.lane.clone(),
         areas: admission.areas.clone(),
     };
-    (
-        HolderId::Run(format!("run-{}", admission.task_name)),
-        holder,
-    )
+    (HolderId::Run(format!("run-{}", admission.task_name)), holder)
 }
 
 fn admitted(plan: &DispatchPlan) -> Vec<(&str, &str)> {
-    plan.admissions
-        .iter()
-        .map(|a| (a.task_name.as_str(), a.agent.as_str()))
-        .collect()
+    plan.admissions.iter().map(|a| (a.task_name.as_str(), a.agent.as_str())).collect()
 }
 
 /// Name and reason of the Tasks that the plan tells about.
 fn told(plan: &DispatchPlan) -> Vec<(&str, &str)> {
-    plan.waits
-        .iter()
-        .map(|w| (w.task_uid.trim_start_matches("uid-"), w.wait.kind()))
-        .collect()
+    plan.waits.iter().map(|w| (w.task_uid.trim_start_matches("uid-"), w.wait.kind())).collect()
 }
 
 fn depends(name: &str, dependencies: &[&str]) -> TaskFacts {
     let dependencies = dependencies.iter().map(|d| (*d).to_owned()).collect();
-    TaskFacts {
-        dependencies,
-        ..task(name)
-    }
+    TaskFacts { dependencies, ..task(name) }
 }
 
 fn in_phase(name: &str, phase: TaskPhase) -> TaskFacts {
-    TaskFacts {
-        phase,
-        ..task(name)
-    }
+    TaskFacts { phase, ..task(name) }
 }
 
 fn reason<'a>(queue: &'a Queue, name: &str) -> &'a Wait {
-    &queue
-        .waiting(&format!("uid-{name}"))
-        .expect("it waits")
-        .wait
+    &queue.waiting(&format!("uid-{name}")).expect("it waits").wait
 }
 
 #[test]
@@ -126,10 +100,7 @@ fn tasks_fill_the_lowest_slots_and_the_rest_is_told_once_why_it_waits() {
     q.abandon("uid-a", Some(at(9)));
     let plan = q.plan(at(4));
     assert_eq!(admitted(&plan), [("c", "worker-1")]);
-    assert_eq!(
-        (told(&plan), plan.wake_at),
-        (vec![("a", "RetryAt")], Some(at(9)))
-    );
+    assert_eq!((told(&plan), plan.wake_at), (vec![("a", "RetryAt")], Some(at(9))));
 }
 
 #[test]
@@ -139,12 +110,7 @@ fn the_pool_with_the_most_free_slots_is_filled_first() {
     for name in ["a", "b", "c", "d", "e"] {
         q.upsert_task(task(name));
     }
-    let agents: Vec<String> = q
-        .plan(at(1))
-        .admissions
-        .into_iter()
-        .map(|a| a.agent)
-        .collect();
+    let agents: Vec<String> = q.plan(at(1)).admissions.into_iter().map(|a| a.agent).collect();
     assert_eq!(agents, ["big-1", "big-2", "big-3", "worker-1"]);
 }
 
@@ -180,15 +146,9 @@ fn a_task_is_not_admitted_while_a_pod_of_its_last_attempt_exists() {
     q.occupy(run.clone(), holder.clone());
     q.occupy(pod.clone(), holder);
     q.release(&run);
-    q.upsert_task(TaskFacts {
-        attempts: 1,
-        ..task("a")
-    });
+    q.upsert_task(TaskFacts { attempts: 1, ..task("a") });
     let plan = q.plan(at(2));
-    assert_eq!(
-        (admitted(&plan), told(&plan)),
-        (vec![], vec![("a", "OldPod")])
-    );
+    assert_eq!((admitted(&plan), told(&plan)), (vec![], vec![("a", "OldPod")]));
     q.release(&pod);
     let plan = q.plan(at(3));
     assert_eq!(admitted(&plan), [("a", "worker-1")]);
@@ -199,15 +159,9 @@ fn a_task_is_not_admitted_while_a_pod_of_its_last_attempt_exists() {
 fn an_admission_holds_its_areas_until_its_run_stands_for_it() {
     let mut q = queue(4);
     for name in ["a", "b"] {
-        q.upsert_task(TaskFacts {
-            areas: vec!["x".into(), "y".into()],
-            ..task(name)
-        });
+        q.upsert_task(TaskFacts { areas: vec!["x".into(), "y".into()], ..task(name) });
     }
-    q.upsert_task(TaskFacts {
-        areas: vec!["y".into()],
-        ..task("c")
-    });
+    q.upsert_task(TaskFacts { areas: vec!["y".into()], ..task("c") });
     let plan = q.plan(at(1));
     assert_eq!(admitted(&plan), [("a", "worker-1")]);
     assert_eq!(told(&plan), [("b", "AreaOccupied"), ("c", "AreaOccupied")]);
@@ -226,14 +180,8 @@ fn a_dependency_is_resolved_by_done_and_by_an_explicit_cancel_only() {
     q.upsert_task(in_phase("done", TaskPhase::Done));
     q.upsert_task(in_phase("failed", TaskPhase::Failed));
     let plan = q.plan(at(1));
-    assert_eq!(
-        (admitted(&plan), told(&plan)),
-        (vec![], vec![("t", "WaitingForDependencies")])
-    );
-    let record = ResolvedDependency {
-        name: "done".into(),
-        uid: "uid-done".into(),
-    };
+    assert_eq!((admitted(&plan), told(&plan)), (vec![], vec![("t", "WaitingForDependencies")]));
+    let record = ResolvedDependency { name: "done".into(), uid: "uid-done".into() };
     assert_eq!(plan.resolved, [("uid-t".to_owned(), vec![record.clone()])]);
 
     // What is resolved stays so when the Task is pruned, recorded or not.
@@ -243,16 +191,10 @@ fn a_dependency_is_resolved_by_done_and_by_an_explicit_cancel_only() {
     assert_eq!(told(&plan), [("t", "CancelledDependency")]);
     assert_eq!(plan.waits[0].wait.next_kind(), NextKind::Operator);
 
-    q.upsert_task(TaskFacts {
-        cancel: true,
-        ..in_phase("failed", TaskPhase::Cancelled)
-    });
+    q.upsert_task(TaskFacts { cancel: true, ..in_phase("failed", TaskPhase::Cancelled) });
     let plan = q.plan(at(3));
     assert_eq!(admitted(&plan), [("t", "worker-1")]);
-    let second = ResolvedDependency {
-        name: "failed".into(),
-        uid: "uid-failed".into(),
-    };
+    let second = ResolvedDependency { name: "failed".into(), uid: "uid-failed".into() };
     assert_eq!(plan.admissions[0].resolved, [record, second]);
     assert_eq!(plan.resolved, []);
 }
@@ -260,14 +202,8 @@ fn a_dependency_is_resolved_by_done_and_by_an_explicit_cancel_only() {
 #[test]
 fn a_recorded_dependency_stays_resolved_after_a_restart() {
     let mut q = queue(9);
-    let record = ResolvedDependency {
-        name: "gone".into(),
-        uid: "uid-gone".into(),
-    };
-    q.upsert_task(TaskFacts {
-        resolved: vec![record],
-        ..depends("t", &["gone"])
-    });
+    let record = ResolvedDependency { name: "gone".into(), uid: "uid-gone".into() };
+    q.upsert_task(TaskFacts { resolved: vec![record], ..depends("t", &["gone"]) });
     assert_eq!(admitted(&q.plan(at(1))), [("t", "worker-1")]);
 }
 
@@ -281,10 +217,7 @@ fn an_unknown_dependency_is_named_and_may_come_later_or_anew() {
     assert_eq!(told(&q.plan(at(2))), [("t", "WaitingForDependencies")]);
     q.remove_task("uid-later");
     assert_eq!(told(&q.plan(at(3))), [("t", "UnknownDependency")]);
-    let anew = TaskFacts {
-        uid: "uid-anew".into(),
-        ..in_phase("later", TaskPhase::Done)
-    };
+    let anew = TaskFacts { uid: "uid-anew".into(), ..in_phase("later", TaskPhase::Done) };
     q.upsert_task(anew);
     assert_eq!(admitted(&q.plan(at(4))), [("t", "worker-1")]);
 }
@@ -298,41 +231,21 @@ fn a_cycle_is_named_on_its_tasks_until_it_is_broken() {
     q.upsert_task(depends("d", &["a"]));
     let plan = q.plan(at(1));
     let cycle = "DependencyCycle";
-    let waits = [
-        ("a", cycle),
-        ("b", cycle),
-        ("c", cycle),
-        ("d", "WaitingForDependencies"),
-    ];
+    let waits = [("a", cycle), ("b", cycle), ("c", cycle), ("d", "WaitingForDependencies")];
     assert_eq!(told(&plan), waits);
     assert!(reason(&q, "b").detail().contains("a -> b -> c -> a"));
     q.upsert_task(depends("c", &[]));
     let plan = q.plan(at(2));
     assert_eq!(admitted(&plan), [("c", "worker-1")]);
-    assert_eq!(
-        told(&plan),
-        [
-            ("a", "WaitingForDependencies"),
-            ("b", "WaitingForDependencies")
-        ]
-    );
+    assert_eq!(told(&plan), [("a", "WaitingForDependencies"), ("b", "WaitingForDependencies")]);
 }
 
 #[test]
 fn an_older_task_does_not_come_back_under_the_name_of_a_newer_one() {
     let mut q = queue(9);
-    q.upsert_task(TaskFacts {
-        uid: "new".into(),
-        created_at: at(5),
-        ..task("a")
-    });
+    q.upsert_task(TaskFacts { uid: "new".into(), created_at: at(5), ..task("a") });
     q.upsert_task(task("a"));
-    let uids: Vec<String> = q
-        .plan(at(6))
-        .admissions
-        .into_iter()
-        .map(|a| a.task_uid)
-        .collect();
+    let uids: Vec<String> = q.plan(at(6)).admissions.into_iter().map(|a| a.task_uid).collect();
     assert_eq!(uids, ["new"]);
 }
 
@@ -345,30 +258,21 @@ fn without_a_person_nothing_starts_and_each_task_is_told_what_the_person_has_to_
     assert_eq!(told(&q.plan(at(2))), [("a", "Disarmed")]);
     q.set_system(Some(armed()));
     assert_eq!(told(&q.plan(at(3))), [("a", "NoPool")]);
-    q.upsert_pool(PoolFacts {
-        suspended: true,
-        ..pool("worker", 3)
-    });
+    q.upsert_pool(PoolFacts { suspended: true, ..pool("worker", 3) });
     assert_eq!(told(&q.plan(at(4))), [("a", "PoolSuspended")]);
     assert_eq!(reason(&q, "a").next_kind(), NextKind::Operator);
     q.upsert_pool(pool("worker", 0));
     assert_eq!(told(&q.plan(at(5))), [("a", "NoPool")]);
     q.upsert_pool(pool("worker", 1));
     assert_eq!(admitted(&q.plan(at(6))), [("a", "worker-1")]);
-    q.upsert_task(TaskFacts {
-        kind: "research".into(),
-        ..task("r")
-    });
+    q.upsert_task(TaskFacts { kind: "research".into(), ..task("r") });
     assert_eq!(told(&q.plan(at(7))), [("r", "UnsupportedKind")]);
 }
 
 #[test]
 fn a_cancelled_task_is_not_admitted_and_told_nothing() {
     let mut q = queue(1);
-    q.upsert_task(TaskFacts {
-        cancel: true,
-        ..task("a")
-    });
+    q.upsert_task(TaskFacts { cancel: true, ..task("a") });
     assert_eq!(q.plan(at(1)), DispatchPlan::default());
     assert_eq!(q.waiting("uid-a"), None);
 }
@@ -376,10 +280,7 @@ fn a_cancelled_task_is_not_admitted_and_told_nothing() {
 #[test]
 fn the_number_of_tasks_in_progress_is_bounded_over_all_pools() {
     let mut q = queue(5);
-    q.set_system(Some(SystemFacts {
-        max_concurrent: Some(1),
-        ..armed()
-    }));
+    q.set_system(Some(SystemFacts { max_concurrent: Some(1), ..armed() }));
     q.upsert_task(task("a"));
     q.upsert_task(task("b"));
     let plan = q.plan(at(1));
@@ -392,23 +293,11 @@ fn the_number_of_tasks_in_progress_is_bounded_over_all_pools() {
 #[test]
 fn a_retry_time_is_kept_to_the_moment() {
     let mut q = queue(1);
-    q.upsert_task(TaskFacts {
-        not_before: Some(at(10)),
-        ..task("a")
-    });
+    q.upsert_task(TaskFacts { not_before: Some(at(10)), ..task("a") });
     let plan = q.plan(at(9));
-    assert_eq!(
-        (told(&plan), plan.wake_at),
-        (vec![("a", "RetryAt")], Some(at(10)))
-    );
-    q.upsert_task(TaskFacts {
-        not_before: Some(at(12)),
-        ..task("a")
-    });
+    assert_eq!((told(&plan), plan.wake_at), (vec![("a", "RetryAt")], Some(at(10))));
+    q.upsert_task(TaskFacts { not_before: Some(at(12)), ..task("a") });
     let plan = q.plan(at(10));
-    assert_eq!(
-        (told(&plan), plan.wake_at),
-        (vec![("a", "RetryAt")], Some(at(12)))
-    );
+    assert_eq!((told(&plan), plan.wake_at), (vec![("a", "RetryAt")], Some(at(12))));
     assert_eq!(admitted(&q.plan(at(12))), [("a", "worker-1")]);
 }

@@ -2,6 +2,7 @@
 //!
 //! After any sequence of events the queue and the naive dispatcher admit the same Tasks into the same
 //! slots in the same order, the invariants hold, and what is told about waiting Tasks is true.
+//! `PROPTEST_CASES` raises the number of sequences.
 
 mod checks;
 mod effort;
@@ -17,7 +18,7 @@ use events::{Event, event};
 use naive::Naive;
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(1000) })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn the_queue_admits_what_a_decision_from_scratch_admits(
         batches in proptest::collection::vec(proptest::collection::vec(event(), 1..5), 1..30)

@@ -6,9 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 use opentiger::crd::task::ResolvedDependency;
 use opentiger::crd::{Role, TaskPhase};
-use opentiger::plan::dispatch::{
-    Admission, Holder, HolderId, LaneFacts, PoolFacts, SystemFacts, TaskFacts,
-};
+use opentiger::plan::dispatch::{Admission, Holder, HolderId, LaneFacts, PoolFacts, SystemFacts, TaskFacts};
 
 /// The naive dispatcher, with everything it was told.
 pub struct Naive {
@@ -45,32 +43,21 @@ impl Naive {
     }
 
     pub fn in_lane(&self, lane: &str) -> usize {
-        let tasks: BTreeSet<_> = self
-            .holders
-            .values()
-            .filter(|h| h.lane == lane)
-            .map(|h| &h.task_uid)
-            .collect();
+        let tasks: BTreeSet<_> =
+            self.holders.values().filter(|h| h.lane == lane).map(|h| &h.task_uid).collect();
         tasks.len()
     }
 
     pub fn lane(&self, name: &str) -> LaneFacts {
-        let default = |min, max| LaneFacts {
-            name: name.into(),
-            min,
-            max,
-        };
+        let default = |min, max| LaneFacts { name: name.into(), min, max };
         match (self.lanes.is_empty(), name) {
             (true, "feature") => default(Some(1), None),
             (true, "conflict_recovery") => default(None, Some(2)),
             (true, "docser") => default(None, Some(1)),
             (true, _) => default(None, None),
-            (false, _) => self
-                .lanes
-                .iter()
-                .find(|l| l.name == name)
-                .cloned()
-                .unwrap_or_else(|| default(None, None)),
+            (false, _) => {
+                self.lanes.iter().find(|l| l.name == name).cloned().unwrap_or_else(|| default(None, None))
+            }
         }
     }
 
@@ -89,56 +76,34 @@ impl Naive {
     pub fn below_floor(&self, lane: &str) -> bool {
         let floor_lane = self.floor_lane(lane);
         let floor = self.lane(floor_lane).min.unwrap_or(0) as usize;
-        let used: usize = [
-            "feature",
-            "docser",
-            "research",
-            "other",
-            "conflict_recovery",
-        ]
-        .iter()
-        .filter(|l| self.floor_lane(l) == floor_lane)
-        .map(|l| self.in_lane(l))
-        .sum();
+        let used: usize = ["feature", "docser", "research", "other", "conflict_recovery"]
+            .iter()
+            .filter(|l| self.floor_lane(l) == floor_lane)
+            .map(|l| self.in_lane(l))
+            .sum();
         used < floor
     }
 
     pub fn used(&self, pool: &str) -> usize {
-        let pairs: BTreeSet<_> = self
-            .holders
-            .values()
-            .filter(|h| h.pool == pool)
-            .map(|h| (&h.task_uid, &h.agent))
-            .collect();
+        let pairs: BTreeSet<_> =
+            self.holders.values().filter(|h| h.pool == pool).map(|h| (&h.task_uid, &h.agent)).collect();
         pairs.len()
     }
 
     pub fn free(&self, pool: &PoolFacts) -> usize {
-        if pool.suspended {
-            0
-        } else {
-            (pool.replicas as usize).saturating_sub(self.used(&pool.name))
-        }
+        if pool.suspended { 0 } else { (pool.replicas as usize).saturating_sub(self.used(&pool.name)) }
     }
 
     pub fn slot(&self, role: Role) -> Option<(String, String)> {
-        let pools = self
-            .pools
-            .values()
-            .filter(|p| p.role == role && self.free(p) > 0);
+        let pools = self.pools.values().filter(|p| p.role == role && self.free(p) > 0);
         let pool = pools.min_by_key(|p| (Reverse(self.free(p)), p.name.clone()))?;
         let taken: BTreeSet<_> = self.holders.values().map(|h| h.agent.clone()).collect();
-        let agent = (1..)
-            .map(|i| format!("{}-{i}", pool.name))
-            .find(|a| !taken.contains(a))?;
+        let agent = (1..).map(|i| format!("{}-{i}", pool.name)).find(|a| !taken.contains(a))?;
         Some((pool.name.clone(), agent))
     }
 
     pub fn area_free(&self, areas: &[String]) -> bool {
-        !self
-            .holders
-            .values()
-            .any(|h| h.areas.iter().any(|a| areas.contains(a)))
+        !self.holders.values().any(|h| h.areas.iter().any(|a| areas.contains(a)))
     }
 
     pub fn holds(&self, uid: &str) -> bool {
@@ -151,10 +116,7 @@ impl Naive {
 
     pub fn unresolved<'a>(&'a self, task: &'a TaskFacts) -> Vec<&'a String> {
         let found = &self.found[&task.uid];
-        task.dependencies
-            .iter()
-            .filter(|d| found.iter().all(|f| f.name != **d))
-            .collect()
+        task.dependencies.iter().filter(|d| found.iter().all(|f| f.name != **d)).collect()
     }
 
     pub fn not_before(&self, task: &TaskFacts) -> Option<Timestamp> {
@@ -188,19 +150,15 @@ impl Naive {
     }
 
     pub fn resolve(&mut self) {
-        let is_resolved = |t: &TaskFacts| {
-            t.phase == TaskPhase::Done || t.phase == TaskPhase::Cancelled && t.cancel
-        };
+        let is_resolved =
+            |t: &TaskFacts| t.phase == TaskPhase::Done || t.phase == TaskPhase::Cancelled && t.cancel;
         for task in self.tasks.values().filter(|t| Self::is_waiting(t)) {
             let found = self.found.get_mut(&task.uid).expect("known");
             for name in &task.dependencies {
                 if let Some(other) = self.tasks.get(name).filter(|t| is_resolved(t))
                     && found.iter().all(|f| f.name != *name)
                 {
-                    found.push(ResolvedDependency {
-                        name: name.clone(),
-                        uid: other.uid.clone(),
-                    });
+                    found.push(ResolvedDependency { name: name.clone(), uid: other.uid.clone() });
                 }
             }
         }
@@ -212,23 +170,15 @@ impl Naive {
         let Some(system) = self.system.clone().filter(|s| s.armed) else {
             return admissions;
         };
-        let mut order: Vec<TaskFacts> = self
-            .tasks
-            .values()
-            .filter(|t| self.is_candidate(t))
-            .cloned()
-            .collect();
+        let mut order: Vec<TaskFacts> =
+            self.tasks.values().filter(|t| self.is_candidate(t)).cloned().collect();
         order.sort_by_key(|t| (Reverse(t.static_key), t.created_at, t.name.clone()));
         for guarantee in [true, false] {
             for task in &order {
                 let tasks: BTreeSet<_> = self.holders.values().map(|h| &h.task_uid).collect();
-                let room = system
-                    .max_concurrent
-                    .is_none_or(|max| tasks.len() < max as usize);
-                let in_lane = self
-                    .lane(&task.lane)
-                    .max
-                    .is_none_or(|max| self.in_lane(&task.lane) < max as usize);
+                let room = system.max_concurrent.is_none_or(|max| tasks.len() < max as usize);
+                let in_lane =
+                    self.lane(&task.lane).max.is_none_or(|max| self.in_lane(&task.lane) < max as usize);
                 if !room
                     || !in_lane
                     || guarantee && !self.below_floor(&task.lane)
@@ -247,8 +197,7 @@ impl Naive {
                     lane: task.lane.clone(),
                     areas: task.areas.clone(),
                 };
-                self.holders
-                    .insert(HolderId::Admission(task.uid.clone()), holder);
+                self.holders.insert(HolderId::Admission(task.uid.clone()), holder);
                 admissions.push(Admission {
                     task_uid: task.uid.clone(),
                     task_name: task.name.clone(),

@@ -15,11 +15,7 @@ impl Naive {
     pub fn apply(&mut self, event: Event, queue: &mut Queue) {
         match event {
             Event::Task(pick) => self.put_task(pick, queue),
-            Event::Phase {
-                name,
-                phase,
-                cancel,
-            } => {
+            Event::Phase { name, phase, cancel } => {
                 if let Some(task) = self.tasks.get_mut(&format!("t{name}")) {
                     (task.phase, task.cancel) = (phase, cancel);
                     self.tell_task(&format!("t{name}"), queue);
@@ -45,18 +41,9 @@ impl Naive {
                 self.system.clone_from(&system);
                 queue.set_system(system);
             }
-            Event::Pool {
-                pool,
-                replicas,
-                suspended,
-            } => {
+            Event::Pool { pool, replicas, suspended } => {
                 let (name, role) = POOLS[pool];
-                let facts = PoolFacts {
-                    name: name.into(),
-                    role,
-                    replicas,
-                    suspended,
-                };
+                let facts = PoolFacts { name: name.into(), role, replicas, suspended };
                 self.pools.insert(name.into(), facts.clone());
                 queue.upsert_pool(facts);
             }
@@ -64,10 +51,7 @@ impl Naive {
                 self.pools.remove(POOLS[pool].0);
                 queue.remove_pool(POOLS[pool].0);
             }
-            Event::Run {
-                nth,
-                agent_taken_over,
-            } => self.put_run(nth, agent_taken_over, queue),
+            Event::Run { nth, agent_taken_over } => self.put_run(nth, agent_taken_over, queue),
             Event::Pod { nth } => {
                 let holder = self.holders.values().nth(nth).cloned();
                 if let Some(holder) = holder {
@@ -76,10 +60,7 @@ impl Naive {
                 }
             }
             Event::Release { nth } => {
-                let real = self
-                    .holders
-                    .keys()
-                    .filter(|id| !matches!(id, HolderId::Admission(_)));
+                let real = self.holders.keys().filter(|id| !matches!(id, HolderId::Admission(_)));
                 if let Some(id) = real.skip(nth % 3).next().cloned() {
                     self.holders.remove(&id);
                     queue.release(&id);
@@ -96,9 +77,7 @@ impl Naive {
                     .collect();
                 if let Some(uid) = admitted.get(nth % admitted.len().max(1)) {
                     let until = (delay >= 0).then(|| {
-                        self.now
-                            .checked_add(Duration::from_secs(delay.unsigned_abs()))
-                            .expect("in range")
+                        self.now.checked_add(Duration::from_secs(delay.unsigned_abs())).expect("in range")
                     });
                     self.holders.remove(&HolderId::Admission(uid.clone()));
                     if self.tasks.values().any(|t| t.uid == *uid) {
@@ -111,19 +90,14 @@ impl Naive {
                 }
             }
             Event::Wait { seconds } => {
-                self.now = self
-                    .now
-                    .checked_add(Duration::from_secs(seconds.unsigned_abs()))
-                    .expect("in range");
+                self.now =
+                    self.now.checked_add(Duration::from_secs(seconds.unsigned_abs())).expect("in range");
             }
         }
     }
 
     pub fn put_run(&mut self, nth: usize, agent_taken_over: bool, queue: &mut Queue) {
-        let admitted = self
-            .holders
-            .iter()
-            .filter(|(id, _)| matches!(id, HolderId::Admission(_)));
+        let admitted = self.holders.iter().filter(|(id, _)| matches!(id, HolderId::Admission(_)));
         let Some(mut holder) = admitted.skip(nth % 3).map(|(_, h)| h.clone()).next() else {
             return;
         };
@@ -137,8 +111,7 @@ impl Naive {
 
     pub fn hold(&mut self, id: HolderId, holder: Holder, queue: &mut Queue) {
         if matches!(id, HolderId::Run(_)) {
-            self.holders
-                .remove(&HolderId::Admission(holder.task_uid.clone()));
+            self.holders.remove(&HolderId::Admission(holder.task_uid.clone()));
         }
         self.holders.insert(id.clone(), holder.clone());
         queue.occupy(id, holder);
@@ -174,9 +147,7 @@ impl Naive {
             kind: "code".into(),
             areas: pick.areas.iter().map(|a| AREAS[*a].to_owned()).collect(),
             not_before: (pick.not_before >= 0).then(|| {
-                self.now
-                    .checked_add(Duration::from_secs(pick.not_before.unsigned_abs()))
-                    .expect("in range")
+                self.now.checked_add(Duration::from_secs(pick.not_before.unsigned_abs())).expect("in range")
             }),
             resolved: old.map(|o| o.resolved).unwrap_or_default(),
             attempts: 0,

@@ -10,8 +10,7 @@ use opentiger::controller::mirror::Mirrored;
 use opentiger::crd::run::TaskRef;
 use opentiger::crd::task::Transition;
 use opentiger::crd::{
-    AgentPool, Role, Run, RunPhase, RunSpec, RunStatus, Task, TaskPhase, TaskSpec, TaskStatus,
-    TokenUsage,
+    AgentPool, Role, Run, RunPhase, RunSpec, RunStatus, Task, TaskPhase, TaskSpec, TaskStatus, TokenUsage,
 };
 use uuid::Uuid;
 
@@ -62,24 +61,18 @@ pub fn status(task: &mut Task) -> &mut TaskStatus {
 }
 
 /// Adds transitions to `phase` with the numbers `sequences`.
-pub fn with_transitions(
-    mut task: Task,
-    sequences: std::ops::RangeInclusive<i64>,
-    phase: TaskPhase,
-) -> Task {
+pub fn with_transitions(mut task: Task, sequences: std::ops::RangeInclusive<i64>, phase: TaskPhase) -> Task {
     let status = status(&mut task);
     status.phase = phase;
-    status
-        .transitions
-        .extend(sequences.map(|sequence| Transition {
-            sequence,
-            at: at(1000 + sequence),
-            phase,
-            block_reason: None,
-            event: "task.requeued".into(),
-            reason: "cooldown_retry".into(),
-            run: String::new(),
-        }));
+    status.transitions.extend(sequences.map(|sequence| Transition {
+        sequence,
+        at: at(1000 + sequence),
+        phase,
+        block_reason: None,
+        event: "task.requeued".into(),
+        reason: "cooldown_retry".into(),
+        run: String::new(),
+    }));
     task
 }
 
@@ -88,10 +81,7 @@ pub fn run(name: &str, n: u128, version: i64, task_n: u128, agent: &str, phase: 
     let mut run = Run::new(
         name,
         RunSpec {
-            task_ref: TaskRef {
-                name: "fix".into(),
-                uid: uid(task_n).to_string(),
-            },
+            task_ref: TaskRef { name: "fix".into(), uid: uid(task_n).to_string() },
             attempt: 1,
             pool: "worker".into(),
             agent: agent.into(),
@@ -100,19 +90,12 @@ pub fn run(name: &str, n: u128, version: i64, task_n: u128, agent: &str, phase: 
         },
     );
     run.metadata = meta(name, uid(n), version, i64::try_from(n).expect("small"));
-    let mut status = RunStatus {
-        phase,
-        ..RunStatus::default()
-    };
+    let mut status = RunStatus { phase, ..RunStatus::default() };
     if phase == RunPhase::Success {
         status.branch = format!("agent/{name}");
         status.head_commit = "0123456789abcdef".into();
         status.changed_files = Some(2);
-        status.tokens = Some(TokenUsage {
-            input: 10,
-            output: 5,
-            total: 15,
-        });
+        status.tokens = Some(TokenUsage { input: 10, output: 5, total: 15 });
     }
     if phase.is_terminal() {
         status.started_at = Some(at(2000));

@@ -22,7 +22,8 @@ pub struct OperatorOptions<'a> {
 impl Operator {
     /// Starts an operator for one namespace, which holds its Lease too.
     pub fn start(options: &OperatorOptions) -> Self {
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(&options.log).expect("a log file");
+        let log =
+            std::fs::OpenOptions::new().create(true).append(true).open(&options.log).expect("a log file");
         let mut command = Command::new(env!("CARGO_BIN_EXE_opentiger"));
         command
             .args(["operator", "--namespace", options.namespace, "--lease-namespace", options.namespace])

@@ -1,5 +1,6 @@
 //! A database of its own for each test, on the server named by `OPENTIGER_TEST_DATABASE_URL` (an
 //! administrator's URL); and a proxy that can take the database away.
+#![allow(dead_code, reason = "each test program uses a part")]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,24 +20,15 @@ pub struct Database {
 
 fn admin_config() -> tokio_postgres::Config {
     let Ok(url) = std::env::var("OPENTIGER_TEST_DATABASE_URL") else {
-        panic!(
-            "OPENTIGER_TEST_DATABASE_URL is not set: run `make test`, which starts a Postgres server"
-        );
+        panic!("OPENTIGER_TEST_DATABASE_URL is not set: run `make test`, which starts a Postgres server");
     };
-    url.parse()
-        .expect("OPENTIGER_TEST_DATABASE_URL is a Postgres URL")
+    url.parse().expect("OPENTIGER_TEST_DATABASE_URL is a Postgres URL")
 }
 
 async fn admin(config: &tokio_postgres::Config, sql: &str) {
-    let (client, connection) = config
-        .connect(tokio_postgres::NoTls)
-        .await
-        .expect("administrator connection");
+    let (client, connection) = config.connect(tokio_postgres::NoTls).await.expect("administrator connection");
     let driver = tokio::spawn(connection);
-    client
-        .batch_execute(sql)
-        .await
-        .expect("administrator statement");
+    client.batch_execute(sql).await.expect("administrator statement");
     drop(client);
     driver.await.expect("joined").expect("connection");
 }
@@ -46,32 +38,19 @@ impl Database {
     pub async fn empty() -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let admin_config = admin_config();
-        let nanos = std::time::SystemTime::now()
-            .duration_since(std::time::UNIX_EPOCH)
-            .expect("clock")
-            .as_nanos();
-        let name = format!(
-            "ott_{}_{}_{nanos}",
-            std::process::id(),
-            NEXT.fetch_add(1, Ordering::Relaxed)
-        );
+        let nanos =
+            std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("clock").as_nanos();
+        let name = format!("ott_{}_{}_{nanos}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         admin(&admin_config, &format!("CREATE DATABASE {name}")).await;
         let url = url_of(&admin_config, &name, None);
         let pool = connect(&DatabaseConfig::new(&url, "test")).expect("pool");
-        Self {
-            admin: admin_config,
-            name,
-            url,
-            pool,
-        }
+        Self { admin: admin_config, name, url, pool }
     }
 
     /// A database with the tables.
     pub async fn migrated() -> Self {
         let database = Self::empty().await;
-        migrate(&DatabaseConfig::new(&database.url, "test"), None)
-            .await
-            .expect("migrated");
+        migrate(&DatabaseConfig::new(&database.url, "test"), None).await.expect("migrated");
         database
     }
 
@@ -80,33 +59,17 @@ impl Database {
         let (host, port) = host_port(&self.admin);
         let proxy = Proxy::start(format!("{host}:{port}")).await;
         let url = url_of(&self.admin, &self.name, Some(proxy.port));
-        (
-            proxy,
-            connect(&DatabaseConfig::new(&url, "test-proxy")).expect("pool"),
-        )
+        (proxy, connect(&DatabaseConfig::new(&url, "test-proxy")).expect("pool"))
     }
 
     /// Runs statements.
     pub async fn execute(&self, sql: &str) {
-        self.pool
-            .get()
-            .await
-            .expect("connection")
-            .batch_execute(sql)
-            .await
-            .expect("statement");
+        self.pool.get().await.expect("connection").batch_execute(sql).await.expect("statement");
     }
 
     /// The first column of the first row.
     pub async fn value<T: for<'a> tokio_postgres::types::FromSql<'a>>(&self, sql: &str) -> T {
-        self.pool
-            .get()
-            .await
-            .expect("connection")
-            .query_one(sql, &[])
-            .await
-            .expect("one row")
-            .get(0)
+        self.pool.get().await.expect("connection").query_one(sql, &[]).await.expect("one row").get(0)
     }
 
     /// All rows of a query as one JSON text, for comparison.
@@ -127,14 +90,9 @@ fn host_port(config: &tokio_postgres::Config) -> (String, u16) {
 fn url_of(config: &tokio_postgres::Config, database: &str, port: Option<u16>) -> String {
     let (host, own) = host_port(config);
     let user = config.get_user().unwrap_or("postgres");
-    let password = config
-        .get_password()
-        .map(|p| format!(":{}", String::from_utf8_lossy(p)))
-        .unwrap_or_default();
-    format!(
-        "postgres://{user}{password}@{host}:{}/{database}?sslmode=disable",
-        port.unwrap_or(own)
-    )
+    let password =
+        config.get_password().map(|p| format!(":{}", String::from_utf8_lossy(p))).unwrap_or_default();
+    format!("postgres://{user}{password}@{host}:{}/{database}?sslmode=disable", port.unwrap_or(own))
 }
 
 impl Drop for Database {
@@ -142,14 +100,9 @@ impl Drop for Database {
         let (config, name) = (self.admin.clone(), self.name.clone());
         self.pool.close();
         let dropped = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .expect("runtime");
-            runtime.block_on(admin(
-                &config,
-                &format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)"),
-            ));
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+            runtime.block_on(admin(&config, &format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")));
         });
         // A failure here must not hide that of the test.
         let _ = dropped.join();
@@ -172,8 +125,7 @@ impl Proxy {
         let (switch, counter) = (open.clone(), bytes.clone());
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                let (mut switch, counter, target) =
-                    (switch.subscribe(), counter.clone(), target.clone());
+                let (mut switch, counter, target) = (switch.subscribe(), counter.clone(), target.clone());
                 if !*switch.borrow() {
                     continue;
                 }

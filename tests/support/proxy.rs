@@ -114,7 +114,10 @@ async fn forward(State(proxy): State<Proxy>, request: Request) -> Response {
     let list = parts.method == "GET" && !parts.uri.query().unwrap_or_default().contains("watch=true");
     let path = parts.uri.path_and_query().map(ToString::to_string).unwrap_or_default();
     if list && let Some(old) = proxy.inner.lock().unwrap().stale.remove(&path) {
-        return Response::builder().header("content-type", "application/json").body(Body::from(old)).expect("a reply");
+        return Response::builder()
+            .header("content-type", "application/json")
+            .body(Body::from(old))
+            .expect("a reply");
     }
     let bytes = to_bytes(body, 8 << 20).await.expect("a request");
     let mut upstream = http::Request::builder().method(parts.method).uri(path.clone());

@@ -22,14 +22,9 @@ const VERIFY_ONLY: [&str; 3] = [
 
 static WORDS: LazyLock<Option<(Regex, Regex)>> =
     LazyLock::new(|| Some((Regex::new(INSPECT).ok()?, Regex::new(CHANGE).ok()?)));
-static COMMANDS: LazyLock<Vec<Regex>> = LazyLock::new(|| {
-    VERIFY_ONLY
-        .iter()
-        .filter_map(|pattern| Regex::new(pattern).ok())
-        .collect()
-});
-static DOC_GAP: LazyLock<Option<Regex>> =
-    LazyLock::new(|| Regex::new(r"(?is)docGap:\s*(\{.*?\})").ok());
+static COMMANDS: LazyLock<Vec<Regex>> =
+    LazyLock::new(|| VERIFY_ONLY.iter().filter_map(|pattern| Regex::new(pattern).ok()).collect());
+static DOC_GAP: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"(?is)docGap:\s*(\{.*?\})").ok());
 
 /// Whether no change is an acceptable result of this task.
 pub fn is_acceptable(inputs: &RunInputs, role: Role) -> bool {
@@ -40,31 +35,22 @@ pub fn is_acceptable(inputs: &RunInputs, role: Role) -> bool {
     match role {
         Role::Worker => words,
         Role::Tester => words || only_verifies(&inputs.commands),
-        Role::Docser => {
-            words || only_verifies(&inputs.commands) || has_no_doc_gap(&inputs.context.notes)
-        }
+        Role::Docser => words || only_verifies(&inputs.commands) || has_no_doc_gap(&inputs.context.notes),
     }
 }
 
 fn only_inspects(text: &str) -> bool {
-    WORDS
-        .as_ref()
-        .is_some_and(|(inspect, change)| inspect.is_match(text) && !change.is_match(text))
+    WORDS.as_ref().is_some_and(|(inspect, change)| inspect.is_match(text) && !change.is_match(text))
 }
 
 fn only_verifies(commands: &[String]) -> bool {
     !commands.is_empty()
-        && commands
-            .iter()
-            .all(|command| COMMANDS.iter().any(|known| known.is_match(command)))
+        && commands.iter().all(|command| COMMANDS.iter().any(|known| known.is_match(command)))
 }
 
 /// The planner's note that the documents lack nothing.
 fn has_no_doc_gap(notes: &str) -> bool {
-    let json = DOC_GAP
-        .as_ref()
-        .and_then(|gap| gap.captures(notes))
-        .and_then(|found| found.get(1));
+    let json = DOC_GAP.as_ref().and_then(|gap| gap.captures(notes)).and_then(|found| found.get(1));
     let gap = json.and_then(|json| serde_json::from_str::<serde_json::Value>(json.as_str()).ok());
     gap.is_some_and(|gap| gap.get("hasGap") == Some(&serde_json::Value::Bool(false)))
 }

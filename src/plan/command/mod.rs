@@ -113,11 +113,7 @@ pub fn steps(commands: &[String], repo: &str) -> Vec<Step> {
     let mut steps = Vec::new();
     for command in commands.iter().flat_map(|command| expand(command)) {
         let parsed = parse(&command);
-        if let Some(next) = parsed
-            .as_ref()
-            .ok()
-            .and_then(|parsed| changed_directory(parsed, &cwd, repo))
-        {
+        if let Some(next) = parsed.as_ref().ok().and_then(|parsed| changed_directory(parsed, &cwd, repo)) {
             cwd = next;
             continue;
         }
@@ -125,11 +121,7 @@ pub fn steps(commands: &[String], repo: &str) -> Vec<Step> {
             Ok(parsed) if parsed.is_builtin() => Err(Refusal::Builtin(parsed.program)),
             other => other,
         };
-        steps.push(Step {
-            command,
-            cwd: cwd.clone(),
-            invocation,
-        });
+        steps.push(Step { command, cwd: cwd.clone(), invocation });
     }
     steps
 }
@@ -144,11 +136,7 @@ fn changed_directory(invocation: &Invocation, cwd: &str, repo: &str) -> Option<S
     if invocation.program != "cd" {
         return None;
     }
-    let joined = if target.starts_with('/') {
-        target.to_string()
-    } else {
-        format!("{cwd}/{target}")
-    };
+    let joined = if target.starts_with('/') { target.to_string() } else { format!("{cwd}/{target}") };
     let mut names: Vec<&str> = Vec::new();
     for name in joined.split('/') {
         match name {
@@ -160,10 +148,7 @@ fn changed_directory(invocation: &Invocation, cwd: &str, repo: &str) -> Option<S
         }
     }
     let resolved = format!("/{}", names.join("/"));
-    let inside = resolved == repo
-        || resolved
-            .strip_prefix(repo)
-            .is_some_and(|rest| rest.starts_with('/'));
+    let inside = resolved == repo || resolved.strip_prefix(repo).is_some_and(|rest| rest.starts_with('/'));
     inside.then_some(resolved)
 }
 
@@ -197,11 +182,7 @@ pub fn expand(command: &str) -> Vec<String> {
         current.push(c);
     }
     parts.extend(trimmed(&current));
-    if parts.is_empty() {
-        vec![command.to_string()]
-    } else {
-        parts
-    }
+    if parts.is_empty() { vec![command.to_string()] } else { parts }
 }
 
 /// Without outer blanks. `None` when nothing is left.
@@ -222,10 +203,7 @@ pub fn parse(command: &str) -> Result<Invocation, Refusal> {
     if command.is_empty() {
         return Err(Refusal::Empty);
     }
-    if let Some(operator) = OPERATORS
-        .iter()
-        .find(|operator| command.contains(**operator))
-    {
+    if let Some(operator) = OPERATORS.iter().find(|operator| command.contains(**operator)) {
         return Err(Refusal::Operator(operator));
     }
     let mut words = words(command)?.into_iter().peekable();
@@ -235,11 +213,7 @@ pub fn parse(command: &str) -> Result<Invocation, Refusal> {
         words.next();
     }
     match words.next() {
-        Some(program) if !program.is_empty() => Ok(Invocation {
-            program,
-            args: words.collect(),
-            env,
-        }),
+        Some(program) if !program.is_empty() => Ok(Invocation { program, args: words.collect(), env }),
         Some(_) | None => Err(Refusal::NoProgram),
     }
 }
@@ -248,9 +222,7 @@ pub fn parse(command: &str) -> Result<Invocation, Refusal> {
 fn assignment(word: &str) -> Option<(String, String)> {
     let (name, value) = word.split_once('=')?;
     let mut chars = name.chars();
-    let first = chars
-        .next()
-        .is_some_and(|c| c.is_ascii_alphabetic() || c == '_');
+    let first = chars.next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_');
     let rest = chars.all(|c| c.is_ascii_alphanumeric() || c == '_');
     (first && rest).then(|| (name.into(), value.into()))
 }
@@ -264,15 +236,11 @@ fn words(command: &str) -> Result<Vec<String>, Refusal> {
     let mut chars = command.chars().peekable();
     while let Some(c) = chars.next() {
         match (c, quote) {
-            ('\\', None) => current
-                .get_or_insert_default()
-                .push(chars.next().ok_or(Refusal::Unbalanced)?),
-            ('\\', Some('"')) => {
-                match chars.next_if(|next| matches!(next, '"' | '\\' | '$' | '`' | '\n')) {
-                    Some(escaped) => current.get_or_insert_default().push(escaped),
-                    None => current.get_or_insert_default().push(c),
-                }
-            }
+            ('\\', None) => current.get_or_insert_default().push(chars.next().ok_or(Refusal::Unbalanced)?),
+            ('\\', Some('"')) => match chars.next_if(|next| matches!(next, '"' | '\\' | '$' | '`' | '\n')) {
+                Some(escaped) => current.get_or_insert_default().push(escaped),
+                None => current.get_or_insert_default().push(c),
+            },
             (c, Some(open)) if c == open => quote = None,
             (c, Some(_)) => current.get_or_insert_default().push(c),
             ('\'' | '"', None) => {
@@ -299,22 +267,14 @@ pub fn denied<'a>(command: &str, patterns: &[&'a str]) -> Option<&'a str> {
         let regex = RegexBuilder::new(pattern).case_insensitive(true).build();
         regex.is_ok_and(|regex| regex.is_match(command)) || lower.contains(&pattern.to_lowercase())
     };
-    patterns
-        .iter()
-        .copied()
-        .find(|pattern| !pattern.trim().is_empty() && forbids(pattern.trim()))
+    patterns.iter().copied().find(|pattern| !pattern.trim().is_empty() && forbids(pattern.trim()))
 }
 
 /// The commands a docser runs: `<package manager> [run] check ...` (spec agents 4).
 pub fn docser(commands: &[String]) -> Vec<String> {
-    static CHECK: LazyLock<Option<Regex>> = LazyLock::new(|| {
-        Regex::new(r"(?i)^\s*(?:pnpm|npm|yarn|bun)\s+(?:run\s+)?check(?:\s+.*)?$").ok()
-    });
-    let safe = |command: &&String| {
-        CHECK
-            .as_ref()
-            .is_some_and(|check| check.is_match(command.trim()))
-    };
+    static CHECK: LazyLock<Option<Regex>> =
+        LazyLock::new(|| Regex::new(r"(?i)^\s*(?:pnpm|npm|yarn|bun)\s+(?:run\s+)?check(?:\s+.*)?$").ok());
+    let safe = |command: &&String| CHECK.as_ref().is_some_and(|check| check.is_match(command.trim()));
     commands.iter().filter(safe).cloned().collect()
 }
 

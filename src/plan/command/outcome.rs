@@ -30,52 +30,28 @@ const SIGNALS: [(Signal, &[&str]); 20] = [
     (Signal::MissingScript, &["err_pnpm_no_script"]),
     (Signal::MissingScript, &["missing script"]),
     // Whole words (correction 5): `typescript: command not found` is a missing program.
-    (
-        Signal::MissingScript,
-        &[r"\bcommand\b", r"\bnot found\b", r"\bscript\b"],
-    ),
+    (Signal::MissingScript, &[r"\bcommand\b", r"\bnot found\b", r"\bscript\b"]),
     (Signal::MissingScript, &[r"could not read package\.json"]),
     (Signal::MissingScript, &["enoent", r"package\.json"]),
     (Signal::UnsupportedFormat, &["unsupported command format"]),
-    (
-        Signal::UnsupportedFormat,
-        &["shell operators", "not allowed"],
-    ),
-    (
-        Signal::UnsupportedFormat,
-        &["unsupported shell builtin in verification command"],
-    ),
-    (
-        Signal::Bootstrap,
-        &["missing dependency|cannot find dependency|command not found"],
-    ),
+    (Signal::UnsupportedFormat, &["shell operators", "not allowed"]),
+    (Signal::UnsupportedFormat, &["unsupported shell builtin in verification command"]),
+    (Signal::Bootstrap, &["missing dependency|cannot find dependency|command not found"]),
     // A program that is not there, started without a shell (trap Q26).
     (Signal::Bootstrap, &[r"\bspawn (?:\S+ )?enoent\b"]),
     (Signal::Bootstrap, &["sh:", "not found"]),
     (Signal::Bootstrap, &["unsupported engine", "\"node\""]),
     (Signal::Bootstrap, &["requires node|expected node version"]),
-    (
-        Signal::Bootstrap,
-        &["err_require_esm", r"node_modules|/\.pnpm/"],
-    ),
+    (Signal::Bootstrap, &["err_require_esm", r"node_modules|/\.pnpm/"]),
     (Signal::Bootstrap, &[r"\bnot supported\b", r"\bnode\b"]),
-    (
-        Signal::Bootstrap,
-        &["cannot find package|module path.*to exist, but none could be found"],
-    ),
+    (Signal::Bootstrap, &["cannot find package|module path.*to exist, but none could be found"]),
 ];
 
 static COMPILED: LazyLock<Vec<(Signal, Vec<Regex>)>> = LazyLock::new(|| {
     let all = |texts: &[&str]| {
-        texts
-            .iter()
-            .map(|text| Regex::new(&format!("(?s){text}")))
-            .collect::<Result<Vec<_>, _>>()
+        texts.iter().map(|text| Regex::new(&format!("(?s){text}"))).collect::<Result<Vec<_>, _>>()
     };
-    SIGNALS
-        .iter()
-        .filter_map(|(signal, texts)| Some((*signal, all(texts).ok()?)))
-        .collect()
+    SIGNALS.iter().filter_map(|(signal, texts)| Some((*signal, all(texts).ok()?))).collect()
 });
 
 fn signal(command: &str, output: &str) -> Option<Signal> {
@@ -94,16 +70,11 @@ fn signal(command: &str, output: &str) -> Option<Signal> {
 fn misses_package(output: &str, lower: &str) -> bool {
     static MODULE: LazyLock<Option<Regex>> =
         LazyLock::new(|| Regex::new(r#"(?i)cannot find module ['"]([^'"]+)['"]"#).ok());
-    let module = MODULE
-        .as_ref()
-        .and_then(|module| module.captures(output))
-        .and_then(|found| found.get(1));
+    let module = MODULE.as_ref().and_then(|module| module.captures(output)).and_then(|found| found.get(1));
     let Some(module) = module.map(|module| module.as_str().trim()) else {
         return false;
     };
-    let drive = module
-        .get(1..3)
-        .is_some_and(|text| matches!(text, ":/" | ":\\"));
+    let drive = module.get(1..3).is_some_and(|text| matches!(text, ":/" | ":\\"));
     let local = module.starts_with(['.', '/']) || drive;
     let by_tool = lower.contains("failed to load config from") || lower.contains("imported from");
     !local && by_tool && lower.contains("node_modules")
@@ -124,16 +95,7 @@ pub fn failure_code(commands: &[&str], index: usize, output: &str) -> &'static s
 }
 
 /// Directories whose content is built.
-const BUILT: [&str; 8] = [
-    "artifact",
-    "artifacts",
-    "build",
-    "debug",
-    "dist",
-    "out",
-    "release",
-    "target",
-];
+const BUILT: [&str; 8] = ["artifact", "artifacts", "build", "debug", "dist", "out", "release", "target"];
 
 /// A silent `test -f` on something built, straight after a command that cleans.
 fn is_sequence_issue(commands: &[&str], index: usize, output: &str) -> bool {
@@ -143,9 +105,7 @@ fn is_sequence_issue(commands: &[&str], index: usize, output: &str) -> bool {
     let (Some(command), Some(before)) = (commands.get(index), before) else {
         return false;
     };
-    let target = PRESENCE
-        .as_ref()
-        .and_then(|presence| presence.captures(command.trim()));
+    let target = PRESENCE.as_ref().and_then(|presence| presence.captures(command.trim()));
     let Some(target) = target.and_then(|found| found.get(1)) else {
         return false;
     };
@@ -163,9 +123,9 @@ fn cleans(command: &str) -> bool {
     let mut words = lower.split_whitespace();
     match words.next() {
         Some("make") => words.any(|word| word.contains("clean")),
-        Some("npm" | "pnpm" | "yarn" | "bun") => SCRIPT
-            .as_ref()
-            .is_some_and(|script| script.is_match(&Vec::from_iter(words).join(" "))),
+        Some("npm" | "pnpm" | "yarn" | "bun") => {
+            SCRIPT.as_ref().is_some_and(|script| script.is_match(&Vec::from_iter(words).join(" ")))
+        }
         Some(_) | None => false,
     }
 }
@@ -185,12 +145,7 @@ pub struct Position {
 
 /// Whether the failure of an explicit command may be passed over (spec agents 3.7, column "explicit").
 pub fn may_skip(command: &str, output: &str, position: Position) -> bool {
-    let Position {
-        more_follow,
-        earlier_passed,
-        documentation_only,
-        no_change,
-    } = position;
+    let Position { more_follow, earlier_passed, documentation_only, no_change } = position;
     match signal(command, output) {
         None | Some(Signal::Bootstrap) => is_recursive(command) && earlier_passed && !more_follow,
         Some(_) if more_follow => true,
@@ -209,13 +164,8 @@ pub fn is_recursive(command: &str) -> bool {
         "npm" => &["-ws", "--workspaces"],
         _ => return false,
     };
-    let recursive = parsed
-        .args
-        .iter()
-        .any(|arg| flags.contains(&arg.trim().to_lowercase().as_str()));
-    let filtered = parsed
-        .args
-        .iter()
-        .any(|arg| arg == "--filter" || arg.to_lowercase().starts_with("--filter="));
+    let recursive = parsed.args.iter().any(|arg| flags.contains(&arg.trim().to_lowercase().as_str()));
+    let filtered =
+        parsed.args.iter().any(|arg| arg == "--filter" || arg.to_lowercase().starts_with("--filter="));
     recursive && !filtered
 }

@@ -22,10 +22,7 @@ fn text(value: &Value) -> &str {
 }
 
 fn strings(value: &Value) -> Vec<String> {
-    value
-        .as_array()
-        .map(|list| list.iter().map(|v| text(v).to_string()).collect())
-        .unwrap_or_default()
+    value.as_array().map(|list| list.iter().map(|v| text(v).to_string()).collect()).unwrap_or_default()
 }
 
 /// What the original's split does to a part and ours does not: it drops backslashes.
@@ -54,22 +51,14 @@ fn as_original(command: &str, parts: Vec<String>) -> Vec<String> {
     if !command.contains("&&") {
         return parts;
     }
-    parts
-        .iter()
-        .map(|part| without_backslashes(part))
-        .filter(|part| !part.is_empty())
-        .collect()
+    parts.iter().map(|part| without_backslashes(part)).filter(|part| !part.is_empty()).collect()
 }
 
 #[test]
 fn every_split_agrees_with_the_original_but_for_backslashes() {
     for row in rows("command_expand") {
         let command = text(&row["input"]);
-        assert_eq!(
-            as_original(command, expand(command)),
-            strings(&row["output"]),
-            "{row}"
-        );
+        assert_eq!(as_original(command, expand(command)), strings(&row["output"]), "{row}");
     }
 }
 
@@ -86,22 +75,11 @@ fn every_parse_agrees_with_the_original_but_for_empty_arguments() {
             Ok(parsed) => {
                 assert_eq!(parsed.program, text(&output["executable"]), "{row}");
                 assert_eq!(parsed.args, strings(&output["args"]), "{row}");
-                let env: BTreeMap<&str, &str> = parsed
-                    .env
-                    .iter()
-                    .map(|(k, v)| (k.as_str(), v.as_str()))
-                    .collect();
+                let env: BTreeMap<&str, &str> =
+                    parsed.env.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
                 let theirs = output["env"].as_object().expect("object");
-                assert_eq!(
-                    env,
-                    theirs.iter().map(|(k, v)| (k.as_str(), text(v))).collect(),
-                    "{row}"
-                );
-                assert_eq!(
-                    Value::Bool(parsed.is_builtin()),
-                    output["refusedBuiltin"],
-                    "{row}"
-                );
+                assert_eq!(env, theirs.iter().map(|(k, v)| (k.as_str(), text(v))).collect(), "{row}");
+                assert_eq!(Value::Bool(parsed.is_builtin()), output["refusedBuiltin"], "{row}");
             }
         }
     }
@@ -123,15 +101,10 @@ fn every_directory_agrees_with_the_original() {
         for source in ["explicit", "auto"] {
             let of = |list: &Value| -> Vec<Value> {
                 let list = list.as_array().expect("list");
-                list.iter()
-                    .filter(|entry| entry["source"] == source)
-                    .cloned()
-                    .collect()
+                list.iter().filter(|entry| entry["source"] == source).cloned().collect()
             };
-            let inputs: Vec<String> = of(&row["input"])
-                .iter()
-                .map(|entry| text(&entry["command"]).into())
-                .collect();
+            let inputs: Vec<String> =
+                of(&row["input"]).iter().map(|entry| text(&entry["command"]).into()).collect();
             let mut ours = Vec::new();
             // A lone backslash vanishes in the original; in ours it is a step, and refused.
             for step in steps(&inputs, "/repo") {
@@ -145,8 +118,7 @@ fn every_directory_agrees_with_the_original() {
                 .collect();
             assert_eq!(ours.len(), theirs.len(), "{row}");
             for ((command, cwd), (their_command, their_cwd)) in ours.iter().zip(&theirs) {
-                let same =
-                    command == their_command || without_backslashes(command) == *their_command;
+                let same = command == their_command || without_backslashes(command) == *their_command;
                 assert!(
                     same && cwd == their_cwd,
                     "{command} in {cwd}, original {their_command} in {their_cwd}"
@@ -161,22 +133,14 @@ fn every_denied_command_agrees_with_the_original() {
     for row in rows("command_denied") {
         let patterns = strings(&row["input"]["deniedCommands"]);
         let patterns: Vec<&str> = patterns.iter().map(String::as_str).collect();
-        assert_eq!(
-            denied(text(&row["input"]["command"]), &patterns),
-            row["output"].as_str(),
-            "{row}"
-        );
+        assert_eq!(denied(text(&row["input"]["command"]), &patterns), row["output"].as_str(), "{row}");
     }
 }
 
 #[test]
 fn docser_commands_agree_with_the_original() {
     for row in rows("docser_commands") {
-        assert_eq!(
-            docser(&strings(&row["input"])),
-            strings(&row["output"]),
-            "{row}"
-        );
+        assert_eq!(docser(&strings(&row["input"])), strings(&row["output"]), "{row}");
     }
 }
 
@@ -198,10 +162,7 @@ fn every_failure_code_agrees_with_the_original() {
 
 #[rstest]
 #[case("typescript: command not found", "setup_or_bootstrap_issue")] // correction 5: whole words
-#[case(
-    "command \"x\" not found; script missing",
-    "verification_command_missing_script"
-)]
+#[case("command \"x\" not found; script missing", "verification_command_missing_script")]
 #[case("spawn no-such-tool ENOENT", "setup_or_bootstrap_issue")] // Q26
 #[case("this is not supported by node", "setup_or_bootstrap_issue")]
 #[case("not supported: nodes", "verification_command_failed")]
@@ -228,10 +189,7 @@ fn the_refusals_texts_are_recognised() {
 #[test]
 fn every_skip_of_an_explicit_command_agrees_with_the_original() {
     let mut seen = 0;
-    for row in rows("verify_skip_rules")
-        .iter()
-        .filter(|row| row["input"]["source"] == "explicit")
-    {
+    for row in rows("verify_skip_rules").iter().filter(|row| row["input"]["source"] == "explicit") {
         let input = &row["input"];
         let position = Position {
             more_follow: input["hasRemainingCommands"] == true,
@@ -249,25 +207,13 @@ fn every_skip_of_an_explicit_command_agrees_with_the_original() {
 #[test]
 fn recursive_commands_agree_with_the_original() {
     for row in rows("command_package_scoped_retry") {
-        assert_eq!(
-            is_recursive(text(&row["input"])),
-            !row["output"]["retry"].is_null(),
-            "{row}"
-        );
+        assert_eq!(is_recursive(text(&row["input"])), !row["output"]["retry"].is_null(), "{row}");
     }
 }
 
 /// Words that only hold a change word inside (trap Q7): the original lets them count.
-const INNER: [&str; 8] = [
-    "address",
-    "prefix",
-    "additional",
-    "recreate",
-    "unchanged",
-    "latest",
-    "checkout",
-    "padding",
-];
+const INNER: [&str; 8] =
+    ["address", "prefix", "additional", "recreate", "unchanged", "latest", "checkout", "padding"];
 
 #[test]
 fn every_empty_change_agrees_with_the_original_but_for_words_inside_words() {
@@ -280,11 +226,7 @@ fn every_empty_change_agrees_with_the_original_but_for_words_inside_words() {
         }
         compared += 1;
         let (inputs, role) = task(input);
-        assert_eq!(
-            empty::is_acceptable(&inputs, role),
-            row["output"] == true,
-            "{row}"
-        );
+        assert_eq!(empty::is_acceptable(&inputs, role), row["output"] == true, "{row}");
     }
     assert!(compared >= 20, "{compared} rows");
 }
@@ -297,10 +239,7 @@ fn task(input: &Value) -> (RunInputs, Role) {
         ..RunInputs::default()
     };
     inputs.context.files = strings(&input["context"]["files"]);
-    inputs.context.notes = input["context"]["notes"]
-        .as_str()
-        .unwrap_or_default()
-        .into();
+    inputs.context.notes = input["context"]["notes"].as_str().unwrap_or_default().into();
     let role = match text(&input["role"]) {
         "worker" => Role::Worker,
         "tester" => Role::Tester,
@@ -320,25 +259,15 @@ fn task(input: &Value) -> (RunInputs, Role) {
 #[case("set-up check", "x", false)]
 #[case("padding of the login page", "x", false)] // no word of inspection
 fn words_are_whole_words(#[case] title: &str, #[case] goal: &str, #[case] expected: bool) {
-    let inputs = RunInputs {
-        title: title.into(),
-        goal: goal.into(),
-        ..RunInputs::default()
-    };
+    let inputs = RunInputs { title: title.into(), goal: goal.into(), ..RunInputs::default() };
     assert_eq!(empty::is_acceptable(&inputs, Role::Worker), expected);
 }
 
 #[test]
 fn steps_follow_cd_and_refuse_to_leave() {
-    let commands = [
-        "cd packages/db && FOO=1 pnpm x".into(),
-        "ls".into(),
-        "cd .. && cd ../.. && ls".into(),
-    ];
-    let seen: Vec<(String, String, bool)> = steps(&commands, "/r")
-        .into_iter()
-        .map(|s| (s.command, s.cwd, s.invocation.is_ok()))
-        .collect();
+    let commands = ["cd packages/db && FOO=1 pnpm x".into(), "ls".into(), "cd .. && cd ../.. && ls".into()];
+    let seen: Vec<(String, String, bool)> =
+        steps(&commands, "/r").into_iter().map(|s| (s.command, s.cwd, s.invocation.is_ok())).collect();
     let row = |command: &str, cwd: &str, runs| (command.to_string(), cwd.to_string(), runs);
     assert_eq!(
         seen,

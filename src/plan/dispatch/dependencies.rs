@@ -41,11 +41,7 @@ impl Graph {
     /// that joined or left a knot by it.
     pub fn set(&mut self, name: &str, edges: Vec<Name>) -> BTreeSet<Name> {
         let name: Name = name.into();
-        let old = self
-            .nodes
-            .get(&name)
-            .map(|node| node.edges.clone())
-            .unwrap_or_default();
+        let old = self.nodes.get(&name).map(|node| node.edges.clone()).unwrap_or_default();
         if old == edges {
             return BTreeSet::new();
         }
@@ -58,10 +54,7 @@ impl Graph {
             }
         }
         for to in &edges {
-            self.dependents
-                .entry(Arc::clone(to))
-                .or_default()
-                .insert(Arc::clone(&name));
+            self.dependents.entry(Arc::clone(to)).or_default().insert(Arc::clone(&name));
         }
         let grew = edges.iter().any(|to| !old.contains(to));
         let knot = if edges.is_empty() {
@@ -71,11 +64,8 @@ impl Graph {
             node.edges = edges;
             node.knot
         };
-        let mut changed: BTreeSet<Name> = knot
-            .map(|knot| self.retie(knot))
-            .unwrap_or_default()
-            .into_iter()
-            .collect();
+        let mut changed: BTreeSet<Name> =
+            knot.map(|knot| self.retie(knot)).unwrap_or_default().into_iter().collect();
         if grew {
             changed.extend(self.tie(&name));
         }
@@ -95,9 +85,7 @@ impl Graph {
     }
 
     fn edges(&self, name: &Name) -> &[Name] {
-        self.nodes
-            .get(name)
-            .map_or(&[], |node| node.edges.as_slice())
+        self.nodes.get(name).map_or(&[], |node| node.edges.as_slice())
     }
 
     /// Finds the knot through a Task that got new edges.
@@ -143,16 +131,8 @@ impl Graph {
                 self.knots.remove(&old);
             }
         }
-        let cycle = members
-            .first()
-            .map(|start| self.shortest_cycle(start, &members));
-        self.knots.insert(
-            id,
-            Knot {
-                members,
-                cycle: cycle.unwrap_or_default(),
-            },
-        );
+        let cycle = members.first().map(|start| self.shortest_cycle(start, &members));
+        self.knots.insert(id, Knot { members, cycle: cycle.unwrap_or_default() });
     }
 
     /// Searches from the Task in both directions at once, until one of them meets it again or ends.
@@ -279,18 +259,11 @@ mod tests {
 
     fn set(graph: &mut Graph, name: &str, edges: &[&str]) -> Vec<String> {
         let edges = edges.iter().map(|e| Name::from(*e)).collect();
-        graph
-            .set(name, edges)
-            .iter()
-            .map(|n| n.to_string())
-            .collect()
+        graph.set(name, edges).iter().map(|n| n.to_string()).collect()
     }
 
     fn cycle(graph: &Graph, name: &str) -> String {
-        graph
-            .cycle(name)
-            .map(|names| names.join(" "))
-            .unwrap_or_default()
+        graph.cycle(name).map(|names| names.join(" ")).unwrap_or_default()
     }
 
     #[test]

@@ -34,6 +34,15 @@
 //! A pass takes the first of each list that has room and stops when no list has any. It looks at
 //! what was parked anew, at what it admits, and at nothing else ([`pass`]); the number of queued Tasks
 //! does not matter. [`Queue::examinations`] counts.
+//!
+//! # What the controller owes
+//!
+//! - Every admission ends in [`Queue::occupy`] of its Run or in [`Queue::abandon`]; until then it
+//!   occupies, also when its Task is deleted.
+//! - Runs and Pods are reported before their Tasks when it starts, so that nothing is admitted twice.
+//! - A reason to wait is told once. Whoever writes it later asks [`Queue::waiting`] whether it holds.
+//!   Which of several limits of its list (slots, lane, `maxConcurrent`) holds a Task back is told when
+//!   the Task is parked there and not each time another one is reached.
 
 pub mod dependencies;
 mod occupancy;

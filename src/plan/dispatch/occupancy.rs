@@ -88,24 +88,13 @@ impl Occupancy {
     }
 
     fn add(&mut self, id: &HolderId, holder: &Holder) {
-        self.by_task
-            .entry(holder.task_uid.clone())
-            .or_default()
-            .insert(id.clone());
-        self.lanes
-            .entry(holder.lane.clone())
-            .or_default()
-            .add(holder.task_uid.clone());
+        self.by_task.entry(holder.task_uid.clone()).or_default().insert(id.clone());
+        self.lanes.entry(holder.lane.clone()).or_default().add(holder.task_uid.clone());
         for area in unique(&holder.areas) {
-            self.areas
-                .entry(area.to_owned())
-                .or_default()
-                .add(holder.task_uid.clone());
+            self.areas.entry(area.to_owned()).or_default().add(holder.task_uid.clone());
         }
         let slots = self.pools.entry(holder.pool.clone()).or_default();
-        slots
-            .pairs
-            .add((holder.task_uid.clone(), holder.agent.clone()));
+        slots.pairs.add((holder.task_uid.clone(), holder.agent.clone()));
         if let Some(number) = slot_number(&holder.pool, &holder.agent) {
             slots.numbers.add(number);
         }
@@ -113,10 +102,7 @@ impl Occupancy {
 
     fn subtract(&mut self, id: &HolderId, holder: &Holder) -> Vec<String> {
         // A holder that was replaced by one of the same Task keeps its entry.
-        let replaced = self
-            .holders
-            .get(id)
-            .is_some_and(|new| new.task_uid == holder.task_uid);
+        let replaced = self.holders.get(id).is_some_and(|new| new.task_uid == holder.task_uid);
         if !replaced && let Some(ids) = self.by_task.get_mut(&holder.task_uid) {
             ids.remove(id);
             if ids.is_empty() {
@@ -125,30 +111,19 @@ impl Occupancy {
         }
         let mut freed = Vec::new();
         for area in unique(&holder.areas) {
-            if self
-                .areas
-                .get_mut(area)
-                .is_some_and(|tasks| tasks.subtract(&holder.task_uid))
-            {
+            if self.areas.get_mut(area).is_some_and(|tasks| tasks.subtract(&holder.task_uid)) {
                 self.areas.remove(area);
                 freed.push(area.to_owned());
             }
         }
-        if self
-            .lanes
-            .get_mut(&holder.lane)
-            .is_some_and(|tasks| tasks.subtract(&holder.task_uid))
-        {
+        if self.lanes.get_mut(&holder.lane).is_some_and(|tasks| tasks.subtract(&holder.task_uid)) {
             self.lanes.remove(&holder.lane);
         }
         if let Some(slots) = self.pools.get_mut(&holder.pool) {
             if let Some(number) = slot_number(&holder.pool, &holder.agent) {
                 slots.numbers.subtract(&number);
             }
-            if slots
-                .pairs
-                .subtract(&(holder.task_uid.clone(), holder.agent.clone()))
-            {
+            if slots.pairs.subtract(&(holder.task_uid.clone(), holder.agent.clone())) {
                 self.pools.remove(&holder.pool);
             }
         }
@@ -185,10 +160,7 @@ impl Occupancy {
 
     /// A Task that occupies the area.
     pub fn area_holder(&self, area: &str) -> Option<&str> {
-        self.areas
-            .get(area)
-            .and_then(|tasks| tasks.0.keys().next())
-            .map(String::as_str)
+        self.areas.get(area).and_then(|tasks| tasks.0.keys().next()).map(String::as_str)
     }
 
     /// Slots of the pool in use, those above its present size included (S10).
@@ -254,18 +226,12 @@ mod tests {
         let mut o = Occupancy::default();
         o.put(&run("r"), Some(holder("t", "worker-1", &["a"])));
         o.put(&pod("p"), Some(holder("t", "worker-1", &["a"])));
-        assert_eq!(
-            (o.tasks(), o.slots_used("worker"), o.lane("feature")),
-            (1, 1, 1)
-        );
+        assert_eq!((o.tasks(), o.slots_used("worker"), o.lane("feature")), (1, 1, 1));
         assert_eq!(o.put(&run("r"), None), [""; 0]);
         assert!(o.only_pods("t"));
         assert_eq!(o.slots_used("worker"), 1);
         assert_eq!(o.put(&pod("p"), None), ["a"]);
-        assert_eq!(
-            (o.tasks(), o.slots_used("worker"), o.lane("feature")),
-            (0, 0, 0)
-        );
+        assert_eq!((o.tasks(), o.slots_used("worker"), o.lane("feature")), (0, 0, 0));
         assert!(!o.holds("t"));
     }
 
@@ -273,17 +239,10 @@ mod tests {
     fn a_replaced_holder_frees_only_what_the_new_one_does_not_have() {
         let mut o = Occupancy::default();
         o.put(&run("r"), Some(holder("t", "worker-1", &["a", "b", "b"])));
-        assert_eq!(
-            o.put(&run("r"), Some(holder("t", "worker-2", &["b"])))
-                .areas,
-            ["a"]
-        );
+        assert_eq!(o.put(&run("r"), Some(holder("t", "worker-2", &["b"]))).areas, ["a"]);
         assert!(o.holds("t"));
         assert_eq!(o.slots_used("worker"), 1);
-        assert_eq!(
-            o.put(&run("r"), Some(holder("u", "worker-2", &["b"]))),
-            Freed::default()
-        );
+        assert_eq!(o.put(&run("r"), Some(holder("u", "worker-2", &["b"]))), Freed::default());
         assert!(!o.holds("t"));
         assert_eq!(o.area_holder("b"), Some("u"));
     }
@@ -291,12 +250,7 @@ mod tests {
     #[test]
     fn the_lowest_free_slot_is_given_and_foreign_names_have_no_number() {
         let mut o = Occupancy::default();
-        for (uid, agent) in [
-            ("1", "worker-1"),
-            ("2", "worker-2"),
-            ("4", "worker-4"),
-            ("x", "worker-03"),
-        ] {
+        for (uid, agent) in [("1", "worker-1"), ("2", "worker-2"), ("4", "worker-4"), ("x", "worker-03")] {
             o.put(&run(uid), Some(holder(uid, agent, &[])));
         }
         assert_eq!(o.free_slot("worker"), 3);

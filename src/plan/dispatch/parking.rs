@@ -82,26 +82,18 @@ impl Parking {
 
     /// The first Task of each bucket.
     pub fn heads(&self) -> impl Iterator<Item = (Bucket, &Rank)> {
-        self.ready
-            .iter()
-            .filter_map(|(bucket, list)| Some((*bucket, list.first()?)))
+        self.ready.iter().filter_map(|(bucket, list)| Some((*bucket, list.first()?)))
     }
 
     /// Every ready Task of a role.
     pub fn ready_of(&self, role: Role) -> impl Iterator<Item = Id> {
-        let lists = self
-            .ready
-            .iter()
-            .filter(move |(bucket, _)| bucket.role == role);
+        let lists = self.ready.iter().filter(move |(bucket, _)| bucket.role == role);
         lists.flat_map(|(_, list)| list.iter().map(|rank| rank.id))
     }
 
     /// Buckets with Tasks behind the area.
     pub fn buckets_behind(&self, area: &str) -> Vec<Bucket> {
-        self.behind
-            .get(area)
-            .map(|lists| lists.keys().copied().collect())
-            .unwrap_or_default()
+        self.behind.get(area).map(|lists| lists.keys().copied().collect()).unwrap_or_default()
     }
 
     /// Moves the first Task of the bucket behind the area to ready.
@@ -117,8 +109,6 @@ impl Parking {
     pub fn clear(&mut self) -> Vec<Id> {
         let behind = self.behind.drain().flat_map(|(_, lists)| lists);
         let lists = std::mem::take(&mut self.ready).into_iter().chain(behind);
-        lists
-            .flat_map(|(_, list)| list.into_iter().map(|rank| rank.id))
-            .collect()
+        lists.flat_map(|(_, list)| list.into_iter().map(|rank| rank.id)).collect()
     }
 }

@@ -44,9 +44,7 @@ impl Queue {
         }
         self.admit(now, &mut plan, &mut told);
         self.tell_ready(now, &mut told);
-        let waits = told
-            .iter()
-            .filter_map(|id| self.tasks.get(id)?.told.clone());
+        let waits = told.iter().filter_map(|id| self.tasks.get(id)?.told.clone());
         plan.waits = waits.collect();
         plan.resolved = self.take_news();
         plan.wake_at = self.timers.first().map(|(at, _)| *at);
@@ -69,43 +67,26 @@ impl Queue {
         let name = Name::clone(&entry.name);
         let idle = entry.facts.phase != TaskPhase::Queued || entry.facts.cancel;
         let known_kind = KINDS.contains(&entry.facts.kind.as_str());
-        let unresolved = if idle || !known_kind {
-            Vec::new()
-        } else {
-            self.unresolved(id)
-        };
+        let unresolved = if idle || !known_kind { Vec::new() } else { self.unresolved(id) };
         let Some(entry) = self.tasks.get(&id) else {
             return;
         };
         let (place, wait) = if idle {
             (Place::Idle, None)
         } else if !known_kind {
-            (
-                Place::Unsupported,
-                Some(Wait::UnsupportedKind {
-                    kind: entry.facts.kind.clone(),
-                }),
-            )
+            (Place::Unsupported, Some(Wait::UnsupportedKind { kind: entry.facts.kind.clone() }))
         } else if !unresolved.is_empty() {
             self.set_edges(&name, unresolved.clone());
             self.park(id, Place::Dependencies);
             let wait = self.dependency_wait(&name, &unresolved);
             return self.tell(id, Some(wait), now, told);
-        } else if let Some(at) = entry
-            .facts
-            .not_before
-            .max(entry.hold_off)
-            .filter(|at| *at > now)
-        {
+        } else if let Some(at) = entry.facts.not_before.max(entry.hold_off).filter(|at| *at > now) {
             (Place::Timer(at), Some(Wait::RetryAt(at)))
         } else if self.occupancy.holds(&entry.facts.uid) {
             let old_pod = self.occupancy.only_pods(&entry.facts.uid);
             (Place::Held, old_pod.then_some(Wait::OldPod))
         } else {
-            let bucket = Bucket {
-                role: entry.facts.role,
-                lane: self.lanes.index(&entry.facts.lane),
-            };
+            let bucket = Bucket { role: entry.facts.role, lane: self.lanes.index(&entry.facts.lane) };
             // Its reason, if it is not admitted, is told at the end of the pass.
             self.set_edges(&name, Vec::new());
             self.fresh.insert(id);
@@ -128,8 +109,7 @@ impl Queue {
             Place::Behind(area, bucket) => {
                 self.parking.add_behind(area, *bucket, entry.rank.clone());
             }
-            Place::Idle | Place::Dirty | Place::Unsupported | Place::Dependencies | Place::Held => {
-            }
+            Place::Idle | Place::Dirty | Place::Unsupported | Place::Dependencies | Place::Held => {}
         }
         entry.place = place;
     }
@@ -139,21 +119,21 @@ impl Queue {
         let Some(entry) = self.tasks.get(&id) else {
             return Vec::new();
         };
-        let mut unresolved = Vec::new();
-        let mut found = Vec::new();
+        let mut unresolved: Vec<Name> = Vec::new();
+        let mut found: Vec<ResolvedDependency> = Vec::new();
         for name in &entry.facts.dependencies {
-            if entry.resolved.iter().any(|known| known.name == *name) {
+            if entry.resolved.iter().chain(&found).any(|known| known.name == *name) {
                 continue;
             }
             match self.outcome(name) {
                 Some((Outcome::Resolved, uid)) => {
-                    found.push(ResolvedDependency {
-                        name: name.clone(),
-                        uid: uid.to_owned(),
-                    });
+                    found.push(ResolvedDependency { name: name.clone(), uid: uid.to_owned() });
                 }
                 Some((Outcome::Pending | Outcome::GivenUp, _)) | None => {
-                    unresolved.push(name.as_str().into());
+                    let name: Name = name.as_str().into();
+                    if !unresolved.contains(&name) {
+                        unresolved.push(name);
+                    }
                 }
             }
         }
@@ -168,9 +148,7 @@ impl Queue {
 
     fn dependency_wait(&self, name: &str, unresolved: &[Name]) -> Wait {
         if let Some(cycle) = self.graph.cycle(name) {
-            return Wait::DependencyCycle {
-                names: shortened_cycle(cycle),
-            };
+            return Wait::DependencyCycle { names: shortened_cycle(cycle) };
         }
         let with = |wanted: Option<Outcome>| {
             let is = |name: &&Name| self.outcome(name).map(|(outcome, _)| outcome) == wanted;
@@ -181,14 +159,9 @@ impl Queue {
         } else if let Some(name) = with(Some(Outcome::GivenUp)) {
             Wait::CancelledDependency { name }
         } else {
-            let names = unresolved
-                .iter()
-                .take(NAMED_DEPENDENCIES)
-                .map(|name| name.to_string());
+            let names = unresolved.iter().take(NAMED_DEPENDENCIES).map(|name| name.to_string());
             let more = (unresolved.len() > NAMED_DEPENDENCIES).then(|| "...".to_owned());
-            Wait::Dependencies {
-                names: names.chain(more).collect(),
-            }
+            Wait::Dependencies { names: names.chain(more).collect() }
         }
     }
 
@@ -199,9 +172,11 @@ impl Queue {
             let Some(entry) = self.tasks.get_mut(&id) else {
                 return;
             };
-            let occupied = entry.facts.areas.iter().find_map(|area| {
-                Some((area.clone(), self.occupancy.area_holder(area)?.to_owned()))
-            });
+            let occupied = entry
+                .facts
+                .areas
+                .iter()
+                .find_map(|area| Some((area.clone(), self.occupancy.area_holder(area)?.to_owned())));
             if let Some((area, holder_task)) = occupied {
                 self.unpark(id);
                 self.park(id, Place::Behind(area.clone(), bucket));
@@ -243,22 +218,16 @@ impl Queue {
     /// First Task of the lists that have room; lists of lanes below their floor go before all others.
     fn choose(&self) -> Option<(Bucket, Id)> {
         let system = self.system.as_ref().filter(|system| system.armed)?;
-        if system
-            .max_concurrent
-            .is_some_and(|max| self.occupancy.tasks() >= max as usize)
-        {
+        if system.max_concurrent.is_some_and(|max| self.occupancy.tasks() >= max as usize) {
             return None;
         }
-        let free: BTreeSet<Role> = self
-            .pools
-            .values()
-            .filter(|pool| self.free_slots(&pool.name) > 0)
-            .map(|p| p.role)
-            .collect();
+        let free: BTreeSet<Role> =
+            self.pools.values().filter(|pool| self.free_slots(&pool.name) > 0).map(|p| p.role).collect();
         let hungry = self.hungry_lanes();
-        let open = self.parking.heads().filter(|(bucket, _)| {
-            free.contains(&bucket.role) && self.full_lane(bucket.lane).is_none()
-        });
+        let open = self
+            .parking
+            .heads()
+            .filter(|(bucket, _)| free.contains(&bucket.role) && self.full_lane(bucket.lane).is_none());
         let first = open.min_by_key(|(bucket, rank)| {
             let served_first = hungry.get(bucket.lane).copied().unwrap_or(false);
             (!served_first, *rank)
@@ -278,18 +247,13 @@ impl Queue {
             let floor = self.lanes.rule(index).map_or(0, |rule| rule.floor as usize);
             used.get(index).is_some_and(|used| *used < floor)
         };
-        self.lanes
-            .iter()
-            .map(|(_, rule)| below(rule.floor_of))
-            .collect()
+        self.lanes.iter().map(|(_, rule)| below(rule.floor_of)).collect()
     }
 
     /// Name of the lane when it is at its cap.
     fn full_lane(&self, lane: lanes::LaneIndex) -> Option<&str> {
         let rule = self.lanes.rule(lane)?;
-        let full = rule
-            .cap
-            .is_some_and(|cap| self.occupancy.lane(&rule.name) >= cap as usize);
+        let full = rule.cap.is_some_and(|cap| self.occupancy.lane(&rule.name) >= cap as usize);
         full.then_some(rule.name.as_str())
     }
 
@@ -310,10 +274,7 @@ impl Queue {
             }
         }
         let (_, pool) = best?;
-        Some((
-            pool.to_owned(),
-            slot_name(pool, self.occupancy.free_slot(pool)),
-        ))
+        Some((pool.to_owned(), slot_name(pool, self.occupancy.free_slot(pool))))
     }
 
     /// Tells ready Tasks why they are not admitted: those that became ready, and all of a role when
@@ -355,9 +316,7 @@ impl Queue {
             RoleState::Open => {}
         }
         if let Some(lane) = self.full_lane(bucket.lane) {
-            return Wait::Lane {
-                lane: lane.to_owned(),
-            };
+            return Wait::Lane { lane: lane.to_owned() };
         }
         match system.max_concurrent {
             Some(max) if self.occupancy.tasks() >= max as usize => Wait::MaxConcurrent,
@@ -387,11 +346,7 @@ impl Queue {
             (Some(wait), Some(known)) if known.wait.says_the_same(&wait) => known.wait = wait,
             (Some(wait), known) => {
                 let task_uid = entry.facts.uid.clone();
-                *known = Some(Waiting {
-                    task_uid,
-                    since: now,
-                    wait,
-                });
+                *known = Some(Waiting { task_uid, since: now, wait });
                 told.insert(id);
             }
         }
@@ -400,19 +355,13 @@ impl Queue {
     /// Dependencies to be recorded. An admission carries its own.
     fn take_news(&mut self) -> Vec<(String, Vec<ResolvedDependency>)> {
         let news = std::mem::take(&mut self.news);
-        let waiting = news
-            .into_iter()
-            .filter_map(|id| self.tasks.get(&id))
-            .filter(|entry| {
-                let admitted = HolderId::Admission(entry.facts.uid.clone());
-                entry.place != Place::Idle && self.occupancy.get(&admitted).is_none()
-            });
+        let waiting = news.into_iter().filter_map(|id| self.tasks.get(&id)).filter(|entry| {
+            let admitted = HolderId::Admission(entry.facts.uid.clone());
+            entry.place != Place::Idle && self.occupancy.get(&admitted).is_none()
+        });
         waiting
             .map(|entry| {
-                let unrecorded = entry
-                    .resolved
-                    .iter()
-                    .filter(|d| !entry.facts.resolved.contains(d));
+                let unrecorded = entry.resolved.iter().filter(|d| !entry.facts.resolved.contains(d));
                 (entry.facts.uid.clone(), unrecorded.cloned().collect())
             })
             .collect()

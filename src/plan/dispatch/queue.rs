@@ -69,9 +69,7 @@ impl Outcome {
             TaskPhase::Done => Self::Resolved,
             TaskPhase::Cancelled if facts.cancel => Self::Resolved,
             TaskPhase::Cancelled => Self::GivenUp,
-            TaskPhase::Queued | TaskPhase::Running | TaskPhase::Blocked | TaskPhase::Failed => {
-                Self::Pending
-            }
+            TaskPhase::Queued | TaskPhase::Running | TaskPhase::Blocked | TaskPhase::Failed => Self::Pending,
         }
     }
 }
@@ -112,16 +110,11 @@ impl Queue {
     /// newer one is known.
     pub fn upsert_task(&mut self, facts: TaskFacts) {
         let known = self.by_uid.get(&facts.uid).copied();
-        if known
-            .and_then(|id| self.tasks.get(&id))
-            .is_some_and(|entry| entry.facts == facts)
-        {
+        if known.and_then(|id| self.tasks.get(&id)).is_some_and(|entry| entry.facts == facts) {
             return;
         }
         let namesake = self.by_name.get(facts.name.as_str()).copied();
-        let present = namesake
-            .and_then(|id| self.tasks.get(&id))
-            .map(|entry| &entry.facts);
+        let present = namesake.and_then(|id| self.tasks.get(&id)).map(|entry| &entry.facts);
         if present.is_some_and(|p| p.uid != facts.uid && p.created_at > facts.created_at) {
             return;
         }
@@ -174,12 +167,7 @@ impl Queue {
         entry.resolved.clone_from(&facts.resolved);
         for dependency in found {
             let wanted = facts.dependencies.contains(&dependency.name);
-            if wanted
-                && entry
-                    .resolved
-                    .iter()
-                    .all(|known| known.name != dependency.name)
-            {
+            if wanted && entry.resolved.iter().all(|known| known.name != dependency.name) {
                 entry.resolved.push(dependency);
             }
         }
@@ -244,10 +232,7 @@ impl Queue {
     /// Takes in a non-terminal Run or a live Pod, or one that changed. A Run ends the admission of
     /// its Task: from now on the Run stands for it.
     pub fn occupy(&mut self, id: HolderId, holder: Holder) {
-        let holder = Holder {
-            lane: lanes::effective(&holder.lane).to_owned(),
-            ..holder
-        };
+        let holder = Holder { lane: lanes::effective(&holder.lane).to_owned(), ..holder };
         let before = self.occupancy.get(&id).map(|old| old.task_uid.clone());
         let task = holder.task_uid.clone();
         self.put(&id, Some(holder));
@@ -335,11 +320,7 @@ impl Queue {
         match entry.place {
             Place::Held | Place::Ready(_) | Place::Behind(..) => self.make_dirty(id),
             // It has not come to that yet, or is looked at anyway.
-            Place::Idle
-            | Place::Dirty
-            | Place::Unsupported
-            | Place::Dependencies
-            | Place::Timer(_) => {}
+            Place::Idle | Place::Dirty | Place::Unsupported | Place::Dependencies | Place::Timer(_) => {}
         }
     }
 
@@ -352,10 +333,7 @@ impl Queue {
     fn touch_waiting(&mut self, names: impl IntoIterator<Item = Name>) {
         for name in names {
             if let Some(id) = self.by_name.get(&name).copied()
-                && self
-                    .tasks
-                    .get(&id)
-                    .is_some_and(|entry| entry.place == Place::Dependencies)
+                && self.tasks.get(&id).is_some_and(|entry| entry.place == Place::Dependencies)
             {
                 self.make_dirty(id);
             }
@@ -394,8 +372,7 @@ impl Queue {
             Place::Behind(area, bucket) => {
                 self.parking.remove_behind(&area, bucket, &entry.rank);
             }
-            Place::Idle | Place::Dirty | Place::Unsupported | Place::Dependencies | Place::Held => {
-            }
+            Place::Idle | Place::Dirty | Place::Unsupported | Place::Dependencies | Place::Held => {}
         }
     }
 
@@ -407,10 +384,5 @@ impl Queue {
 }
 
 fn rank(facts: &TaskFacts, name: &Name, id: Id) -> Rank {
-    Rank {
-        key: Reverse(facts.static_key),
-        created_at: facts.created_at,
-        name: Arc::clone(name),
-        id,
-    }
+    Rank { key: Reverse(facts.static_key), created_at: facts.created_at, name: Arc::clone(name), id }
 }

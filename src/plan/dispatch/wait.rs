@@ -108,22 +108,15 @@ impl Wait {
     pub fn detail(&self) -> String {
         match self {
             Self::Disarmed => "the hatch is closed: arm the System to start Tasks".into(),
-            Self::NoSystem => {
-                "this namespace has no System: create the System named default".into()
+            Self::NoSystem => "this namespace has no System: create the System named default".into(),
+            Self::NoPool { role } => {
+                format!("no AgentPool with role {} has slots: create one or scale one up", role.word())
             }
-            Self::NoPool { role } => format!(
-                "no AgentPool with role {} has slots: create one or scale one up",
-                role.word()
-            ),
-            Self::PoolSuspended { role, pool } => format!(
-                "every AgentPool with role {} is suspended: resume one, such as {pool}",
-                role.word()
-            ),
+            Self::PoolSuspended { role, pool } => {
+                format!("every AgentPool with role {} is suspended: resume one, such as {pool}", role.word())
+            }
             Self::Slots { role } => {
-                format!(
-                    "waits for a free slot of an AgentPool with role {}",
-                    role.word()
-                )
+                format!("waits for a free slot of an AgentPool with role {}", role.word())
             }
             Self::MaxConcurrent => "waits until fewer Tasks than maxConcurrent are running".into(),
             Self::Lane { lane } => format!("waits until lane {lane} is below its maxSlots"),
@@ -131,9 +124,9 @@ impl Wait {
                 format!("waits until no other Task works in target area {area}")
             }
             Self::Dependencies { names } => format!("waits for its dependencies: {}", list(names)),
-            Self::UnknownDependency { name } => format!(
-                "depends on Task {name}, which does not exist: create it or remove the dependency"
-            ),
+            Self::UnknownDependency { name } => {
+                format!("depends on Task {name}, which does not exist: create it or remove the dependency")
+            }
             Self::CancelledDependency { name } => format!(
                 "depends on Task {name}, which was given up: remove the dependency or create the Task anew"
             ),
@@ -171,10 +164,7 @@ mod tests {
 
     #[test]
     fn reasons_differ_by_what_a_person_would_do_about_them() {
-        let area = |area: &str, holder: &str| Wait::Area {
-            area: area.into(),
-            holder_task: holder.into(),
-        };
+        let area = |area: &str, holder: &str| Wait::Area { area: area.into(), holder_task: holder.into() };
         assert!(area("a", "x").says_the_same(&area("a", "y")));
         assert!(!area("a", "x").says_the_same(&area("b", "x")));
         let unknown = |name: &str| Wait::UnknownDependency { name: name.into() };
@@ -184,9 +174,7 @@ mod tests {
 
     #[test]
     fn a_cycle_is_named_and_needs_a_person() {
-        let wait = Wait::DependencyCycle {
-            names: vec!["a".into(), "b".into(), "a".into()],
-        };
+        let wait = Wait::DependencyCycle { names: vec!["a".into(), "b".into(), "a".into()] };
         assert!(wait.detail().contains("a -> b -> a"));
         assert_eq!(wait.next_kind(), NextKind::Operator);
     }
@@ -195,10 +183,7 @@ mod tests {
     fn a_time_is_told_in_whole_seconds() {
         let at: Timestamp = "2026-02-13T14:05:10.123456Z".parse().expect("a timestamp");
         let wait = Wait::RetryAt(at);
-        assert_eq!(
-            wait.detail(),
-            "the next attempt starts at 2026-02-13T14:05:10Z"
-        );
+        assert_eq!(wait.detail(), "the next attempt starts at 2026-02-13T14:05:10Z");
         assert_eq!((wait.next_kind(), wait.at()), (NextKind::Time, Some(at)));
     }
 }

@@ -89,22 +89,12 @@ fn range(text: &str) -> Result<Option<Vec<Vec<char>>>, GlobError> {
     let Some((from, to)) = text.split_once("..") else {
         return Ok(None);
     };
-    let one = |text: &str| {
-        text.chars()
-            .next()
-            .filter(|c| text.len() == 1 && c.is_ascii_alphabetic())
+    let one = |text: &str| text.chars().next().filter(|c| text.len() == 1 && c.is_ascii_alphabetic());
+    let (low, high, reversed, letters) = match (from.parse::<i64>(), to.parse::<i64>(), one(from), one(to)) {
+        (Ok(a), Ok(b), _, _) => (a.min(b), a.max(b), a > b, false),
+        (_, _, Some(a), Some(b)) => (i64::from(a.min(b) as u32), i64::from(a.max(b) as u32), a > b, true),
+        (_, _, _, _) => return Ok(None),
     };
-    let (low, high, reversed, letters) =
-        match (from.parse::<i64>(), to.parse::<i64>(), one(from), one(to)) {
-            (Ok(a), Ok(b), _, _) => (a.min(b), a.max(b), a > b, false),
-            (_, _, Some(a), Some(b)) => (
-                i64::from(a.min(b) as u32),
-                i64::from(a.max(b) as u32),
-                a > b,
-                true,
-            ),
-            (_, _, _, _) => return Ok(None),
-        };
     if high.saturating_sub(low) >= MAX_EXPANSIONS as i64 {
         return Err(GlobError::TooManyAlternatives);
     }

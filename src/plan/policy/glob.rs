@@ -100,9 +100,7 @@ impl Pattern {
         if names.iter().any(|name| matches!(*name, "." | "..")) {
             return false;
         }
-        self.alternatives
-            .iter()
-            .any(|segments| segments_match(segments, &names))
+        self.alternatives.iter().any(|segments| segments_match(segments, &names))
     }
 }
 
@@ -159,20 +157,13 @@ fn parse_segment(part: &str) -> Result<Segment, GlobError> {
     let chars: Vec<char> = part.chars().collect();
     let (accept, negated) = translate(&chars, Negated::AsAnything, 0)?;
     let accept = compile(&accept)?;
-    let reject = if negated {
-        Some(compile(&translate(&chars, Negated::AsItsContent, 0)?.0)?)
-    } else {
-        None
-    };
+    let reject = if negated { Some(compile(&translate(&chars, Negated::AsItsContent, 0)?.0)?) } else { None };
     Ok(Segment::Glob { accept, reject })
 }
 
 fn compile(glob: &str) -> Result<GlobMatcher, GlobError> {
-    let glob = GlobBuilder::new(glob)
-        .literal_separator(true)
-        .backslash_escape(true)
-        .empty_alternates(true)
-        .build();
+    let glob =
+        GlobBuilder::new(glob).literal_separator(true).backslash_escape(true).empty_alternates(true).build();
     Ok(glob.map_err(GlobError::Invalid)?.compile_matcher())
 }
 
@@ -341,16 +332,8 @@ mod tests {
     #[case("a//b", "a//b", true)]
     #[case("日本/**", "日本/ファイル.ts", true)]
     #[case("a,b", "a,b", true)]
-    fn matches_as_minimatch_does(
-        #[case] pattern: &str,
-        #[case] path: &str,
-        #[case] expected: bool,
-    ) {
-        assert_eq!(
-            Pattern::parse(pattern).expect(pattern).matches(path),
-            expected,
-            "{pattern} {path}"
-        );
+    fn matches_as_minimatch_does(#[case] pattern: &str, #[case] path: &str, #[case] expected: bool) {
+        assert_eq!(Pattern::parse(pattern).expect(pattern).matches(path), expected, "{pattern} {path}");
     }
 
     #[rstest]
@@ -372,32 +355,18 @@ mod tests {
 
     #[test]
     fn knows_patterns_that_match_nothing() {
-        for (pattern, can) in [
-            ("src/", false),
-            ("a/../b", false),
-            (" ", false),
-            ("", false),
-            ("/", false),
-            ("src", true),
-        ] {
-            assert_eq!(
-                Pattern::parse(pattern).expect(pattern).can_match(),
-                can,
-                "{pattern}"
-            );
+        for (pattern, can) in
+            [("src/", false), ("a/../b", false), (" ", false), ("", false), ("/", false), ("src", true)]
+        {
+            assert_eq!(Pattern::parse(pattern).expect(pattern).can_match(), can, "{pattern}");
         }
     }
 
     #[test]
     fn stays_linear_on_many_stars() {
-        let pattern = Pattern::parse(
-            &"**/a/"
-                .repeat(60)
-                .replace("//", "/")
-                .trim_end_matches('/')
-                .to_string(),
-        )
-        .expect("valid");
+        let pattern =
+            Pattern::parse(&"**/a/".repeat(60).replace("//", "/").trim_end_matches('/').to_string())
+                .expect("valid");
         let path = format!("{}b", "a/".repeat(400));
         assert!(!pattern.matches(&path));
     }

@@ -78,19 +78,10 @@ impl Policy {
     /// # Errors
     /// When a pattern cannot be honoured, or a denied one would protect nothing.
     pub fn new(allowed: &[String], denied: &[String]) -> Result<Self, PolicyError> {
-        let policy = Self {
-            allowed: compile("allowedPaths", allowed)?,
-            denied: compile("deniedPaths", denied)?,
-        };
-        match policy
-            .denied
-            .iter()
-            .zip(denied)
-            .find(|(rule, _)| !rule.can_match())
-        {
-            Some((_, pattern)) => Err(PolicyError::ProtectsNothing {
-                pattern: pattern.clone(),
-            }),
+        let policy =
+            Self { allowed: compile("allowedPaths", allowed)?, denied: compile("deniedPaths", denied)? };
+        match policy.denied.iter().zip(denied).find(|(rule, _)| !rule.can_match()) {
+            Some((_, pattern)) => Err(PolicyError::ProtectsNothing { pattern: pattern.clone() }),
             None => Ok(policy),
         }
     }
@@ -100,10 +91,7 @@ impl Policy {
     pub fn violation(&self, path: &str) -> Option<Violation> {
         match self.listed(path) {
             Some(kind) if kind == ViolationKind::OutsideAllowed && is_root_lockfile(path) => None,
-            Some(kind) => Some(Violation {
-                path: path.into(),
-                kind,
-            }),
+            Some(kind) => Some(Violation { path: path.into(), kind }),
             None => None,
         }
     }
@@ -132,10 +120,7 @@ pub fn check(
     denied: &[String],
 ) -> Result<Vec<Violation>, PolicyError> {
     let policy = Policy::new(allowed, denied)?;
-    Ok(changed
-        .iter()
-        .filter_map(|path| policy.violation(path))
-        .collect())
+    Ok(changed.iter().filter_map(|path| policy.violation(path)).collect())
 }
 
 /// A pattern as written and in its normal form; either may match (correction 18).
@@ -147,11 +132,7 @@ struct Rule {
 
 impl Rule {
     fn matches(&self, path: &str, normalised: &str) -> bool {
-        self.written.matches(path)
-            || self
-                .normal
-                .as_ref()
-                .is_some_and(|pattern| pattern.matches(normalised))
+        self.written.matches(path) || self.normal.as_ref().is_some_and(|pattern| pattern.matches(normalised))
     }
 
     fn can_match(&self) -> bool {
@@ -171,11 +152,7 @@ fn compile(list: &'static str, patterns: &[String]) -> Result<Vec<Rule>, PolicyE
         Ok(Rule { written, normal })
     };
     let named = |pattern: &String| {
-        one(pattern).map_err(|source| PolicyError::Pattern {
-            list,
-            pattern: pattern.clone(),
-            source,
-        })
+        one(pattern).map_err(|source| PolicyError::Pattern { list, pattern: pattern.clone(), source })
     };
     patterns.iter().map(named).collect()
 }
@@ -184,14 +161,8 @@ fn compile(list: &'static str, patterns: &[String]) -> Result<Vec<Rule>, PolicyE
 pub fn normalise(path: &str) -> String {
     let text = path.replace('\0', "");
     let text = text.trim();
-    let quoted = |quote: char| {
-        text.strip_prefix(quote)
-            .and_then(|rest| rest.strip_suffix(quote))
-    };
-    let text = quoted('"')
-        .or_else(|| quoted('\''))
-        .unwrap_or(text)
-        .replace('\\', "/");
+    let quoted = |quote: char| text.strip_prefix(quote).and_then(|rest| rest.strip_suffix(quote));
+    let text = quoted('"').or_else(|| quoted('\'')).unwrap_or(text).replace('\\', "/");
     let text = text.strip_prefix("./").unwrap_or(&text);
     text.trim_start_matches('/').to_string()
 }
@@ -224,40 +195,23 @@ pub fn generated(path: &str) -> bool {
     if names.iter().any(|name| matches!(*name, "." | "..")) {
         return false;
     }
-    names
-        .iter()
-        .any(|name| GENERATED_DIRS.contains(name) || name.starts_with(EXECUTOR_SCRATCH))
-        || parents
-            .iter()
-            .any(|name| GENERATED_REPORT_DIRS.contains(name))
-        || GENERATED_SUFFIXES
-            .iter()
-            .any(|suffix| file.ends_with(suffix))
+    names.iter().any(|name| GENERATED_DIRS.contains(name) || name.starts_with(EXECUTOR_SCRATCH))
+        || parents.iter().any(|name| GENERATED_REPORT_DIRS.contains(name))
+        || GENERATED_SUFFIXES.iter().any(|suffix| file.ends_with(suffix))
         || path == ".opentiger/generated-paths.auto.txt"
-        || JUDGE_SCRATCH.iter().any(|dir| {
-            path.strip_prefix(dir)
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-        })
+        || JUDGE_SCRATCH
+            .iter()
+            .any(|dir| path.strip_prefix(dir).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
 }
 
 /// The changed paths that count: neither generated nor compiled from TypeScript beside them (spec
 /// agents 3.1, order 4). `exists` says whether a path relative to the root is a file.
 pub fn relevant(changed: &[String], exists: impl Fn(&str) -> bool) -> Vec<String> {
     let compiled = |path: &str| {
-        let stem = [".d.ts.map", ".d.ts", ".js"]
-            .iter()
-            .find_map(|suffix| path.strip_suffix(suffix));
-        stem.is_some_and(|stem| {
-            [".ts", ".tsx"]
-                .iter()
-                .any(|source| exists(&format!("{stem}{source}")))
-        })
+        let stem = [".d.ts.map", ".d.ts", ".js"].iter().find_map(|suffix| path.strip_suffix(suffix));
+        stem.is_some_and(|stem| [".ts", ".tsx"].iter().any(|source| exists(&format!("{stem}{source}"))))
     };
-    changed
-        .iter()
-        .filter(|path| !generated(path) && !compiled(path))
-        .cloned()
-        .collect()
+    changed.iter().filter(|path| !generated(path) && !compiled(path)).cloned().collect()
 }
 
 /// Whether `path` is documentation (spec agents 3.7): skip rules are milder for it.

@@ -110,8 +110,23 @@ pub async fn since(
 
 /// Runs git without anything of the repository that can be switched off. `None` when it is not there,
 /// fails, or says too much.
-async fn git(supervisor: &mut Supervisor, checkout: &Path, env: &[(OsString, OsString)], args: &[&str]) -> Option<Vec<u8>> {
-    let fixed = ["git", "-c", "safe.directory=*", "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", "-c", "core.quotePath=false"];
+async fn git(
+    supervisor: &mut Supervisor,
+    checkout: &Path,
+    env: &[(OsString, OsString)],
+    args: &[&str],
+) -> Option<Vec<u8>> {
+    let fixed = [
+        "git",
+        "-c",
+        "safe.directory=*",
+        "-c",
+        "core.fsmonitor=false",
+        "-c",
+        "core.hooksPath=/dev/null",
+        "-c",
+        "core.quotePath=false",
+    ];
     let mut env = env.to_vec();
     env.push(("GIT_OPTIONAL_LOCKS".into(), "0".into()));
     env.push(("GIT_TERMINAL_PROMPT".into(), "0".into()));

@@ -32,7 +32,9 @@ pub fn reap() -> Vec<WaitStatus> {
 
 /// Living processes below this one.
 pub fn living() -> Vec<Pid> {
-    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
     let pid = |name: &str| name.parse::<i32>().ok();
     let all: Vec<(i32, i32)> = entries
         .filter_map(|entry| pid(entry.ok()?.file_name().to_str()?))

@@ -24,9 +24,11 @@ fn is_secret_name(name: &str) -> bool {
 
 /// The names of the secret variables in `environment`.
 pub fn secret_names(environment: &[(OsString, OsString)]) -> Vec<OsString> {
-    let listed = environment.iter().find(|(name, _)| name == SECRET_KEYS).map(|(_, value)| value.to_string_lossy());
+    let listed =
+        environment.iter().find(|(name, _)| name == SECRET_KEYS).map(|(_, value)| value.to_string_lossy());
     let listed: Vec<&str> = listed.as_deref().unwrap_or_default().split(',').map(str::trim).collect();
-    let secret = |name: &OsStr| name.to_str().is_some_and(|name| listed.contains(&name) || is_secret_name(name));
+    let secret =
+        |name: &OsStr| name.to_str().is_some_and(|name| listed.contains(&name) || is_secret_name(name));
     environment.iter().filter(|(name, _)| secret(name)).map(|(name, _)| name.clone()).collect()
 }
 
@@ -41,9 +43,13 @@ impl Mask {
     /// The values of the secret variables of `environment`.
     pub fn of(environment: &[(OsString, OsString)]) -> Self {
         let names = secret_names(environment);
-        let values = environment.iter().filter(|(name, _)| names.contains(name)).filter_map(|(_, value)| value.to_str());
+        let values = environment
+            .iter()
+            .filter(|(name, _)| names.contains(name))
+            .filter_map(|(_, value)| value.to_str());
         let lines = values.flat_map(|value| std::iter::once(value).chain(value.lines())).map(str::trim);
-        let mut secrets: Vec<String> = lines.filter(|line| line.len() >= MIN_SECRET_BYTES).map(Into::into).collect();
+        let mut secrets: Vec<String> =
+            lines.filter(|line| line.len() >= MIN_SECRET_BYTES).map(Into::into).collect();
         secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
         secrets.dedup();
         Self { secrets }
@@ -86,12 +92,19 @@ mod tests {
         ]);
         assert_eq!(secret_names(&environment), ["OPENAI_API_KEY", "GH_TOKEN", "MY_THING"]);
         let mask = Mask::of(&environment);
-        assert_eq!(mask.hide("a sk-123456 b ghp_abcdef c abcdefgh qwertyuiop"), "a *** b *** c *** qwertyuiop");
+        assert_eq!(
+            mask.hide("a sk-123456 b ghp_abcdef c abcdefgh qwertyuiop"),
+            "a *** b *** c *** qwertyuiop"
+        );
     }
 
     #[test]
     fn long_secrets_go_first_and_lines_are_secrets_too() {
-        let mask = Mask::of(&environment(&[("A_KEY", "abcdef"), ("B_KEY", "abcdefghij"), ("C_KEY", "-----BEGIN\nMIIEvQ=\nx")]));
+        let mask = Mask::of(&environment(&[
+            ("A_KEY", "abcdef"),
+            ("B_KEY", "abcdefghij"),
+            ("C_KEY", "-----BEGIN\nMIIEvQ=\nx"),
+        ]));
         assert_eq!(mask.hide("abcdefghij abcdef MIIEvQ= x"), "*** *** *** x");
         assert_eq!(mask.longest(), "-----BEGIN\nMIIEvQ=\nx".len());
     }

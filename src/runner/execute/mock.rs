@@ -63,7 +63,8 @@ pub fn play(inputs: &Inputs, mock: &MockExecutor) -> io::Result<u8> {
             writeln!(out, "Let me look at the file again.")?;
         },
         MockOutcome::Garbage => {
-            let noise: Vec<u8> = (0..NOISE_BYTES).map(|n| (n.wrapping_mul(167).wrapping_add(n / 251) % 256) as u8).collect();
+            let noise: Vec<u8> =
+                (0..NOISE_BYTES).map(|n| (n.wrapping_mul(167).wrapping_add(n / 251) % 256) as u8).collect();
             out.write_all(&noise)?;
             Ok(0)
         }
@@ -92,8 +93,10 @@ pub fn result(mock: &MockExecutor, attempt: i32, now: Timestamp) -> Option<Conta
             Some(ContainerResult::failure(Outcome::Failed, code, message(mock, attempt)))
         }
         MockOutcome::Quota => {
-            let reset = SignedDuration::try_from(GoDuration::or(mock.reset_after.as_ref(), DEFAULT_RESET)).ok();
-            let mut result = ContainerResult::failure(Outcome::QuotaWait, "quota_failure", message(mock, attempt));
+            let reset =
+                SignedDuration::try_from(GoDuration::or(mock.reset_after.as_ref(), DEFAULT_RESET)).ok();
+            let mut result =
+                ContainerResult::failure(Outcome::QuotaWait, "quota_failure", message(mock, attempt));
             result.retry_at = reset.and_then(|reset| now.checked_add(reset).ok());
             Some(result)
         }
@@ -115,7 +118,8 @@ mod tests {
 
     #[test]
     fn later_attempts_succeed() {
-        let mock = MockExecutor { outcome: MockOutcome::Fail, first_attempts: Some(2), ..MockExecutor::default() };
+        let mock =
+            MockExecutor { outcome: MockOutcome::Fail, first_attempts: Some(2), ..MockExecutor::default() };
         let outcomes = [1, 2, 3].map(|attempt| outcome(&mock, attempt));
         assert_eq!(outcomes, [MockOutcome::Fail, MockOutcome::Fail, MockOutcome::Succeed]);
         let always = MockExecutor { first_attempts: None, ..mock };

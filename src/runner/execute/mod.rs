@@ -33,6 +33,11 @@ use crate::plan::command::{docser, empty};
 use crate::plan::policy::{Policy, Violation, is_documentation, relevant};
 use crate::plan::quota;
 
+/// Time between SIGTERM and SIGKILL, after the time limit and after a stop alike: within half of the
+/// Pod's grace period of 30 s (design 4).
+pub const KILL_AFTER: &str = "10s";
+/// Time for one verification command (spec agents 1.9).
+pub const COMMAND_LIMIT: &str = "5m";
 /// A line repeated this often in a row is a model that is stuck (spec agents 2.3).
 pub const LOOP_LIMIT: usize = 2_000;
 /// Violations that a summary names.
@@ -63,13 +68,19 @@ pub struct Settings {
 
 /// Does the work of container `agent`, from the rendezvous to the result. The result is written to the
 /// exchange directory before this returns; while the returned end of the FIFO is held, `publish` waits.
-pub async fn run(inputs: &Inputs, settings: &Settings, stop: CancellationToken) -> (ContainerResult, Option<AgentEnd>) {
+pub async fn run(
+    inputs: &Inputs,
+    settings: &Settings,
+    stop: CancellationToken,
+) -> (ContainerResult, Option<AgentEnd>) {
     let heartbeat = Heartbeat::new(&settings.exchange);
     heartbeat.beat();
     let mask = Mask::of(&settings.environment);
     let mut supervisor = match Supervisor::new(stop, heartbeat, mask, settings.kill_after) {
         Ok(supervisor) => supervisor,
-        Err(error) => return (infra("failed to set up the supervision of processes", &error), None),
+        Err(error) => {
+            return (infra("failed to set up the supervision of processes", &error), None);
+        }
     };
     let dir = settings.exchange.clone();
     let open = tokio::task::spawn_blocking(move || exchange::open_as_agent(&dir));
@@ -77,7 +88,9 @@ pub async fn run(inputs: &Inputs, settings: &Settings, stop: CancellationToken) 
         None => return (cancelled(), None),
         Some(Ok(Ok(end))) => end,
         Some(Ok(Err(error))) => return (infra("failed to meet publish", &error), None),
-        Some(Err(error)) => return (infra("failed to meet publish", &io::Error::other(error)), None),
+        Some(Err(error)) => {
+            return (infra("failed to meet publish", &io::Error::other(error)), None);
+        }
     };
     let mut result = match work(&mut supervisor, inputs, settings).await {
         Ok(result) | Err(result) => result,
@@ -94,13 +107,21 @@ fn infra(what: &str, error: &io::Error) -> ContainerResult {
 }
 
 fn cancelled() -> ContainerResult {
-    ContainerResult { summary: "the agent was told to stop".into(), ..ContainerResult::new(Outcome::Cancelled) }
+    ContainerResult {
+        summary: "the agent was told to stop".into(),
+        ..ContainerResult::new(Outcome::Cancelled)
+    }
 }
 
 /// The steps in order. `Err` is the result of a step that ends the work early.
-async fn work(supervisor: &mut Supervisor, inputs: &Inputs, settings: &Settings) -> Result<ContainerResult, ContainerResult> {
+async fn work(
+    supervisor: &mut Supervisor,
+    inputs: &Inputs,
+    settings: &Settings,
+) -> Result<ContainerResult, ContainerResult> {
     let policy = readable_inputs(inputs)?;
-    let files = prompt::write(&settings.exchange, inputs).map_err(|error| infra("failed to write the prompt", &error))?;
+    let files = prompt::write(&settings.exchange, inputs)
+        .map_err(|error| infra("failed to write the prompt", &error))?;
     let plain = without_secrets(&settings.environment);
     let marker = settings.exchange.join("agent.start");
     let baseline = changes::baseline(supervisor, &settings.checkout, &marker, &plain).await;
@@ -113,7 +134,9 @@ async fn work(supervisor: &mut Supervisor, inputs: &Inputs, settings: &Settings)
     } else if changes.is_exact() {
         within_policy(&policy, &relevant)?;
     }
-    verified(supervisor, inputs, settings, &plain, &relevant).await.map_err(|result| after_timeout(result, inputs, timed_out.as_ref()))?;
+    verified(supervisor, inputs, settings, &plain, &relevant)
+        .await
+        .map_err(|result| after_timeout(result, inputs, timed_out.as_ref()))?;
     Ok(success(&relevant))
 }
 
@@ -130,8 +153,13 @@ fn readable_inputs(inputs: &Inputs) -> Result<Policy, ContainerResult> {
         let summary = format!("denied command in the task's commands: {command} (it matches '{pattern}')");
         return Err(ContainerResult::failure(Outcome::Failed, "execution_failed", summary));
     }
-    Policy::new(&task.allowed_paths, &task.denied_paths)
-        .map_err(|error| ContainerResult::failure(Outcome::NeedsRework, "policy_violation", format!("policy violation: {error}")))
+    Policy::new(&task.allowed_paths, &task.denied_paths).map_err(|error| {
+        ContainerResult::failure(
+            Outcome::NeedsRework,
+            "policy_violation",
+            format!("policy violation: {error}"),
+        )
+    })
 }
 
 fn without_secrets(environment: &[(OsString, OsString)]) -> Vec<(OsString, OsString)> {
@@ -153,14 +181,19 @@ async fn execute(
     if finished.ending == Ending::Stopped {
         return Err(cancelled());
     }
-    if let Some(result) = mock(inputs).and_then(|mock| mock::result(mock, inputs.spec.attempt, (settings.now)())) {
+    if let Some(result) =
+        mock(inputs).and_then(|mock| mock::result(mock, inputs.spec.attempt, (settings.now)()))
+    {
         return Err(result);
     }
     match finished.ending {
         Ending::Exited(0) => Ok(None),
         Ending::TimedOut => Ok(Some(finished)),
         Ending::Looped => {
-            let summary = format!("doom loop detected: the executor printed the same line {LOOP_LIMIT} times: {}", last_words(&finished));
+            let summary = format!(
+                "doom loop detected: the executor printed the same line {LOOP_LIMIT} times: {}",
+                last_words(&finished)
+            );
             Err(ContainerResult::failure(Outcome::Failed, "model_doom_loop", summary))
         }
         Ending::Exited(_) | Ending::Killed(_) | Ending::Stopped => Err(failure(&finished, settings)),
@@ -179,9 +212,16 @@ fn executor(inputs: &Inputs, settings: &Settings, files: &Files) -> Result<Progr
     let spec = &inputs.spec;
     let executor = &spec.template.executor;
     let argv: Option<Vec<OsString>> = match executor.type_ {
-        ExecutorType::Command => executor.command.as_ref().map(|command| command.argv.iter().map(OsString::from).collect()),
+        ExecutorType::Command => {
+            executor.command.as_ref().map(|command| command.argv.iter().map(OsString::from).collect())
+        }
         ExecutorType::Mock => executor.mock.as_ref().map(|_| {
-            vec![settings.executable.clone().into(), "mock".into(), "--inputs".into(), settings.inputs.clone().into()]
+            vec![
+                settings.executable.clone().into(),
+                "mock".into(),
+                "--inputs".into(),
+                settings.inputs.clone().into(),
+            ]
         }),
     };
     let limit = spec.inputs.timebox.parse();
@@ -204,7 +244,9 @@ fn executor(inputs: &Inputs, settings: &Settings, files: &Files) -> Result<Progr
 fn not_started(program: &Program, error: &io::Error) -> ContainerResult {
     let name = program.argv.first().map(|name| name.to_string_lossy()).unwrap_or_default();
     let summary = match error.kind() {
-        io::ErrorKind::NotFound => format!("executor {name}: command not found in the pool's image"),
+        io::ErrorKind::NotFound => {
+            format!("executor {name}: command not found in the pool's image")
+        }
         _ => format!("failed to run executor {name}: {error}"),
     };
     ContainerResult::failure(Outcome::Failed, "execution_failed", summary)
@@ -260,18 +302,30 @@ async fn changes_since(
 }
 
 /// `Ok` when no change is acceptable (spec agents 1.8).
-fn empty_change(inputs: &Inputs, timed_out: Option<&Finished>, settings: &Settings) -> Result<(), ContainerResult> {
+fn empty_change(
+    inputs: &Inputs,
+    timed_out: Option<&Finished>,
+    settings: &Settings,
+) -> Result<(), ContainerResult> {
     if let Some(finished) = timed_out {
         if let Some(result) = quota_wait(finished, settings) {
             return Err(result);
         }
-        let summary = format!("executor timed out after {} with nothing changed: {}", inputs.spec.inputs.timebox.0, last_words(finished));
+        let summary = format!(
+            "executor timed out after {} with nothing changed: {}",
+            inputs.spec.inputs.timebox.0,
+            last_words(finished)
+        );
         return Err(ContainerResult::failure(Outcome::Failed, "execution_failed", summary));
     }
     if empty::is_acceptable(&inputs.spec.inputs, inputs.spec.role) {
         return Ok(());
     }
-    Err(ContainerResult::failure(Outcome::NeedsRework, "no_actionable_changes", "no relevant changes were made"))
+    Err(ContainerResult::failure(
+        Outcome::NeedsRework,
+        "no_actionable_changes",
+        "no relevant changes were made",
+    ))
 }
 
 fn within_policy(policy: &Policy, relevant: &[String]) -> Result<(), ContainerResult> {
@@ -311,13 +365,19 @@ async fn verified(
             println!("[opentiger] verification passed, {passed} of {} commands ran", commands.len());
             Ok(())
         }
-        Verdict::Failed { code, summary } => Err(ContainerResult::failure(Outcome::NeedsRework, code, summary)),
+        Verdict::Failed { code, summary } => {
+            Err(ContainerResult::failure(Outcome::NeedsRework, code, summary))
+        }
         Verdict::Stopped => Err(cancelled()),
     }
 }
 
 /// A failed verification of work that ran out of time says so.
-fn after_timeout(mut result: ContainerResult, inputs: &Inputs, timed_out: Option<&Finished>) -> ContainerResult {
+fn after_timeout(
+    mut result: ContainerResult,
+    inputs: &Inputs,
+    timed_out: Option<&Finished>,
+) -> ContainerResult {
     if timed_out.is_some() && result.outcome == Outcome::NeedsRework {
         result.summary.push_str(&format!(" (executor timed out after {})", inputs.spec.inputs.timebox.0));
     }

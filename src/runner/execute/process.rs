@@ -23,9 +23,6 @@ use super::heartbeat::{Heartbeat, INTERVAL};
 use super::mask::Mask;
 use super::output::Lines;
 
-/// Time between SIGTERM and SIGKILL, after the time limit and after a stop alike: within half of the
-/// Pod's 30 s (design 4).
-pub const KILL_AFTER: Duration = Duration::from_secs(10);
 /// Time for the output to end after the program has.
 const DRAIN_LIMIT: Duration = Duration::from_secs(2);
 /// Bytes read at once.
@@ -116,7 +113,12 @@ impl Supervisor {
     ///
     /// # Errors
     /// When the kernel refuses either, or outside a tokio runtime.
-    pub fn new(stop: CancellationToken, heartbeat: Heartbeat, mask: Mask, kill_after: Duration) -> io::Result<Self> {
+    pub fn new(
+        stop: CancellationToken,
+        heartbeat: Heartbeat,
+        mask: Mask,
+        kill_after: Duration,
+    ) -> io::Result<Self> {
         nix::sys::prctl::set_child_subreaper(true)?;
         nix::sys::prctl::set_dumpable(false)?;
         let children = signal(SignalKind::child())?;
@@ -159,7 +161,13 @@ impl Supervisor {
         result
     }
 
-    async fn follow(&mut self, program: &Program, pid: Pid, out: Receiver, err: Receiver) -> io::Result<Finished> {
+    async fn follow(
+        &mut self,
+        program: &Program,
+        pid: Pid,
+        out: Receiver,
+        err: Receiver,
+    ) -> io::Result<Finished> {
         let limit = Instant::now() + program.limit;
         let mut ended: Option<Ended> = None;
         let mut status: Option<WaitStatus> = None;
@@ -202,7 +210,9 @@ impl Supervisor {
                     ended = Some(terminate(pid, Ending::Stopped, self.kill_after));
                 }
             }
-            let looped = program.loop_limit.is_some_and(|limit| stdout.lines.repeats().max(stderr.lines.repeats()) >= limit);
+            let looped = program
+                .loop_limit
+                .is_some_and(|limit| stdout.lines.repeats().max(stderr.lines.repeats()) >= limit);
             if looped && ended.is_none() {
                 ended = Some(terminate(pid, Ending::Looped, self.kill_after));
             }

@@ -94,7 +94,9 @@ static REPLACEMENTS: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
 
 /// An earlier failure as a hint: without colours and absolute paths, on one line.
 fn sanitise(message: &str) -> String {
-    let clean = REPLACEMENTS.iter().fold(message.to_string(), |text, (pattern, to)| pattern.replace_all(&text, *to).into_owned());
+    let clean = REPLACEMENTS
+        .iter()
+        .fold(message.to_string(), |text, (pattern, to)| pattern.replace_all(&text, *to).into_owned());
     clean.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
@@ -110,10 +112,15 @@ mod tests {
     #[test]
     fn hints_agree_with_the_original() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors/retry_hint_sanitise.json");
-        let rows: Vec<serde_json::Value> = serde_json::from_str(&fs::read_to_string(path).expect("vectors")).expect("json");
+        let rows: Vec<serde_json::Value> =
+            serde_json::from_str(&fs::read_to_string(path).expect("vectors")).expect("json");
         assert!(rows.len() > 10);
         for row in rows {
-            assert_eq!(sanitise(row["input"].as_str().expect("text")), row["output"].as_str().expect("text"), "{row}");
+            assert_eq!(
+                sanitise(row["input"].as_str().expect("text")),
+                row["output"].as_str().expect("text"),
+                "{row}"
+            );
         }
     }
 
@@ -129,7 +136,8 @@ mod tests {
         inputs.spec.inputs.title = "Fix the parser".into();
         inputs.spec.inputs.goal = "It must read tabs.".into();
         inputs.spec.inputs.commands = vec!["make test".into()];
-        inputs.spec.inputs.previous_failure = format!("\u{1b}[31mfailed\u{1b}[0m at /a/b/c\n{}", "x".repeat(500));
+        inputs.spec.inputs.previous_failure =
+            format!("\u{1b}[31mfailed\u{1b}[0m at /a/b/c\n{}", "x".repeat(500));
         let text = render(&inputs);
         assert!(text.starts_with("# Fix the parser\n\nIt must read tabs.\n"), "{text}");
         assert!(text.contains("## Commands that must pass\n\n- make test\n"), "{text}");
