@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use crate::build::pod::RunnerImage;
-use crate::cluster::{Change, Key, Store, Writer};
+use crate::cluster::{Change, Events, Key, Store, Writer};
 use crate::crd::{AgentPool, PodFacts, Run, System, Task, system};
 use crate::metrics::Metrics;
 
@@ -21,6 +21,7 @@ pub struct Context {
     pub pools: Arc<Store<AgentPool>>,
     pub systems: Arc<Store<System>>,
     pub metrics: Metrics,
+    pub events: Events,
     pub runner: RunnerImage,
     /// Where logs are kept; absent: they are not.
     pub database: Option<Database>,

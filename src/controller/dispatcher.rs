@@ -22,7 +22,7 @@ use crate::build::run::{Slot, build_run};
 use crate::cluster::write::Created;
 use crate::cluster::{Cached, Error, Key};
 use crate::crd::task::{ResolvedDependency, condition};
-use crate::crd::{Run, Task, TaskPhase, set_condition};
+use crate::crd::{NextKind, Run, Task, TaskPhase, set_condition};
 use crate::plan::dispatch::{Admission, HolderId, Queue, Wait, Waiting};
 use crate::plan::task::admitted;
 
@@ -287,6 +287,9 @@ impl Dispatcher {
             now,
         );
         facts::mark_stalled(&mut status, wait, &detail, generation, now);
+        if wait.next_kind() == NextKind::Operator {
+            self.ctx.events.warn(task.as_ref(), wait.kind(), &detail);
+        }
         self.write(&task, &status).await;
     }
 

@@ -20,7 +20,7 @@ use super::wiring::{Queues, Wiring};
 use super::{pool, run as run_controller, system, task};
 use crate::build::pod::RunnerImage;
 use crate::cluster::watch::{self, Listed};
-use crate::cluster::{Cached, Store, Writer, leader};
+use crate::cluster::{Cached, Events, Store, Writer, definitions, leader};
 use crate::config::OperatorConfig;
 use crate::crd::{AgentPool, PodFacts, Run, System, Task, labels};
 use crate::metrics::Metrics;
@@ -57,6 +57,7 @@ pub async fn run(
     metrics: Metrics,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
+    definitions::compare(&client).await;
     let mut election = leader::elect(
         client.clone(),
         &config.lease_namespace,
@@ -171,6 +172,7 @@ fn assemble(
         pools,
         systems: Arc::new(systems),
         metrics: metrics.clone(),
+        events: Events::new(client.clone(), &config.identity),
         runner: RunnerImage {
             image: config.runner_image.clone(),
             pull_policy: config.runner_image_pull_policy.clone(),
