@@ -205,7 +205,7 @@ fn scheme(url: &str) -> Result<Scheme, GitError> {
             _ => Err(misconfigured("the URL is neither https, http nor ssh")),
         };
     }
-    let uri: Uri = url.parse().map_err(|_| misconfigured("the URL cannot be read"))?;
+    let uri: Uri = url.parse().map_err(|_| misconfigured("the URL is neither https, http nor ssh"))?;
     let user = uri.authority().is_some_and(|authority| authority.as_str().contains('@'));
     match uri.scheme_str() {
         Some("https" | "http") if user => {
