@@ -11,8 +11,11 @@ use git_support::{BRANCH, Pod, Server, content, git, pushed};
 use opentiger::crd::run::TokenUsage;
 use opentiger::crd::wire::{ContainerResult, Outcome};
 
-const FILES: [(&str, &[u8], &[u8]); 3] =
-    [("100644", b"README.md", b"hello\n"), ("100755", b"run.sh", b"#!/bin/sh\n"), ("100644", b"src/a.rs", b"a\n")];
+const FILES: [(&str, &[u8], &[u8]); 3] = [
+    ("100644", b"README.md", b"hello\n"),
+    ("100755", b"run.sh", b"#!/bin/sh\n"),
+    ("100644", b"src/a.rs", b"a\n"),
+];
 
 const SECRET: &str = "s3cret-t0ken-value";
 
@@ -52,14 +55,20 @@ async fn a_change_becomes_a_pushed_commit_with_its_trailers() {
     agent.tokens = Some(TokenUsage { input: 1, output: 2, total: 3 });
     let result = pod.publish_with(Some(agent.clone()), |_| Ok(Vec::new())).await;
     assert_eq!(result.outcome, Outcome::Success, "{}", result.summary);
-    assert_eq!(pushed(&repository), ["D README.md", "100644 run.sh", "100644 src/a.rs", "100644 src/new file.rs"]);
+    assert_eq!(
+        pushed(&repository),
+        ["D README.md", "100644 run.sh", "100644 src/a.rs", "100644 src/new file.rs"]
+    );
     assert_eq!(content(&repository, "src/a.rs"), "changed\n");
     assert_eq!(result.changed_files, Some(4));
     assert_eq!(result.branch.as_deref(), Some(BRANCH));
     assert_eq!(result.head.as_deref(), Some(git(&repository, &["rev-parse", BRANCH]).trim()));
     assert_eq!(result.tokens, agent.tokens);
     let log = git(&repository, &["log", "-1", "--format=%an|%s|%(trailers:only,separator=%x7C)", BRANCH]);
-    assert_eq!(log.trim(), "openTiger runner|[openTiger] Add x|OpenTiger-Task: team/add-x|OpenTiger-Run: run-uid-1");
+    assert_eq!(
+        log.trim(),
+        "openTiger runner|[openTiger] Add x|OpenTiger-Task: team/add-x|OpenTiger-Run: run-uid-1"
+    );
     assert_eq!(git(&repository, &["rev-list", "--count", &format!("main..{BRANCH}")]).trim(), "1");
 
     // The same Run again, on a new Pod: its own push is recognised and not repeated.
@@ -169,11 +178,21 @@ async fn somebody_elses_branch_is_never_overwritten() {
     git(&repository, &["branch", BRANCH, "main"]);
     let result = pod.publish(Outcome::Success).await;
     assert_eq!(result.outcome, Outcome::Failed, "{}", result.summary);
-    assert_eq!(result.failure_code.as_deref(), Some("branch_diverged_requires_recreate"), "{}", result.summary);
+    assert_eq!(
+        result.failure_code.as_deref(),
+        Some("branch_diverged_requires_recreate"),
+        "{}",
+        result.summary
+    );
     assert_eq!(pushed(&repository), Vec::<String>::new());
     // It was there before.
     let result = Pod::new(&server.url("app.git")).checkout().await;
-    assert_eq!(result.failure_code.as_deref(), Some("branch_diverged_requires_recreate"), "{}", result.summary);
+    assert_eq!(
+        result.failure_code.as_deref(),
+        Some("branch_diverged_requires_recreate"),
+        "{}",
+        result.summary
+    );
 }
 
 #[tokio::test]
@@ -200,10 +219,15 @@ async fn only_an_orderly_success_is_published() {
     pod.checked_out().await;
     assert_eq!(pod.publish(Outcome::Noop).await.outcome, Outcome::Noop);
     let result = pod.publish(Outcome::Success).await;
-    assert_eq!((result.outcome, result.failure_code.as_deref()), (Outcome::NeedsRework, Some("no_actionable_changes")));
+    assert_eq!(
+        (result.outcome, result.failure_code.as_deref()),
+        (Outcome::NeedsRework, Some("no_actionable_changes"))
+    );
 
     pod.write("x", "x");
-    for outcome in [Outcome::NeedsRework, Outcome::QuotaWait, Outcome::Failed, Outcome::Cancelled, Outcome::Infra] {
+    for outcome in
+        [Outcome::NeedsRework, Outcome::QuotaWait, Outcome::Failed, Outcome::Cancelled, Outcome::Infra]
+    {
         let agent = ContainerResult::failure(outcome, "some_code", "said so");
         assert_eq!(pod.publish_with(Some(agent.clone()), |_| Ok(Vec::new())).await, agent);
     }
@@ -213,12 +237,17 @@ async fn only_an_orderly_success_is_published() {
 
     let success = || Some(ContainerResult::new(Outcome::Success));
     let denied = pod
-        .publish_with(success(), |paths| Ok(paths.iter().map(|path| format!("change to denied path: {path}")).collect()))
+        .publish_with(success(), |paths| {
+            Ok(paths.iter().map(|path| format!("change to denied path: {path}")).collect())
+        })
         .await;
     assert_eq!(denied.failure_code.as_deref(), Some("policy_violation"));
     assert_eq!(denied.summary, "change to denied path: x");
     let broken = pod.publish_with(success(), |_| Err("bad pattern".into())).await;
-    assert_eq!((broken.outcome, broken.failure_code.as_deref()), (Outcome::NeedsRework, Some("policy_violation")));
+    assert_eq!(
+        (broken.outcome, broken.failure_code.as_deref()),
+        (Outcome::NeedsRework, Some("policy_violation"))
+    );
 
     let stop = pod.stop.clone();
     let stopped = pod
@@ -232,10 +261,42 @@ async fn only_an_orderly_success_is_published() {
 }
 
 #[tokio::test]
+async fn files_are_checked_out_and_committed_as_their_bytes() {
+    let server = Server::start();
+    let attributes = b"*.txt text eol=crlf\n*.id ident\n*.lfs filter=lfs\n*.w working-tree-encoding=UTF-16\n";
+    let repository = server.seed(
+        "app.git",
+        &[
+            ("100644", b".gitattributes", attributes),
+            ("100644", b"a.txt", b"one\ntwo\n"),
+            ("100644", b"b.txt", b"one\ntwo\n"),
+            ("100644", b"c.id", b"$Id$\n"),
+            ("100644", b"d.lfs", b"pointer\n"),
+            ("100644", b"e.w", b"text\n"),
+        ],
+    );
+    let pod = Pod::new(&server.url("app.git"));
+    pod.checked_out().await;
+    for (name, text) in
+        [("a.txt", "one\ntwo\n"), ("c.id", "$Id$\n"), ("d.lfs", "pointer\n"), ("e.w", "text\n")]
+    {
+        assert_eq!(fs::read_to_string(pod.file(name)).expect("text"), text, "{name}");
+    }
+    assert_eq!(git(&pod.paths.checkout, &["status", "--porcelain"]), "");
+    pod.write("a.txt", "one\nthree\n");
+    pod.published().await;
+    assert_eq!(pushed(&repository), ["100644 a.txt"]);
+    assert_eq!(content(&repository, "a.txt"), "one\nthree\n");
+}
+
+#[tokio::test]
 async fn a_repository_of_sha256_works_like_any_other() {
     let server = Server::start();
     let repository = server.path("new.git");
-    git(server.root.path(), &["init", "--quiet", "--bare", "-b", "main", "--object-format=sha256", "new.git"]);
+    git(
+        server.root.path(),
+        &["init", "--quiet", "--bare", "-b", "main", "--object-format=sha256", "new.git"],
+    );
     git(&repository, &["config", "http.receivepack", "true"]);
     let stream = "commit refs/heads/main\ncommitter T <t@example.com> 1700000000 +0000\ndata 4\nseed\nM 100644 inline a\ndata 2\na\n\n";
     git_support::import(&repository, stream.as_bytes());

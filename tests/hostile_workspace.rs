@@ -45,7 +45,8 @@ impl Trap {
     fn new(pod: &Pod) -> Self {
         let canary = pod.dir.path().join("canary");
         let script = pod.dir.path().join("trap.sh");
-        fs::write(&script, format!("#!/bin/sh\necho \"$0 $*\" >> '{}'\ncat\n", canary.display())).expect("write");
+        fs::write(&script, format!("#!/bin/sh\necho \"$0 $*\" >> '{}'\ncat\n", canary.display()))
+            .expect("write");
         fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("chmod");
         Self { canary, script }
     }
@@ -66,7 +67,18 @@ impl Trap {
     /// Hooks of every name, all the program.
     fn hooks(&self, directory: &Path) {
         fs::create_dir_all(directory).expect("directory");
-        for hook in ["pre-commit", "commit-msg", "post-checkout", "post-index-change", "pre-push", "reference-transaction", "fsmonitor-watchman", "post-commit", "pre-receive", "update"] {
+        for hook in [
+            "pre-commit",
+            "commit-msg",
+            "post-checkout",
+            "post-index-change",
+            "pre-push",
+            "reference-transaction",
+            "fsmonitor-watchman",
+            "post-commit",
+            "pre-receive",
+            "update",
+        ] {
             let _ = fs::remove_file(directory.join(hook));
             fs::copy(&self.script, directory.join(hook)).expect("copy");
         }
@@ -108,7 +120,10 @@ async fn a_nested_repository_is_refused_and_its_programs_do_not_run() {
     fs::write(nested.join("x"), "changed").expect("write");
     // Tracked as a submodule, it is entered by git without being asked.
     let head = git(&nested, &["rev-parse", "HEAD"]);
-    git(&pod.paths.checkout, &["update-index", "--add", "--cacheinfo", &format!("160000,{},src/vendor", head.trim())]);
+    git(
+        &pod.paths.checkout,
+        &["update-index", "--add", "--cacheinfo", &format!("160000,{},src/vendor", head.trim())],
+    );
     let _ = fs::remove_file(&trap.canary);
     let reason = pod.refused().await;
     assert!(reason.contains("src/vendor/.git"), "{reason}");
@@ -153,7 +168,8 @@ async fn configuration_and_hooks_in_every_place_git_reads_do_nothing() {
     let Some(home) = std::env::var_os(CHILD).map(PathBuf::from) else {
         let home = tempfile::tempdir().expect("directory");
         let script = home.path().join("program.sh");
-        fs::write(&script, format!("#!/bin/sh\ntouch '{}'\n", home.path().join("sprung").display())).expect("write");
+        fs::write(&script, format!("#!/bin/sh\ntouch '{}'\n", home.path().join("sprung").display()))
+            .expect("write");
         fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("chmod");
         let mut child = Command::new(std::env::current_exe().expect("test"));
         child
@@ -181,7 +197,8 @@ async fn configuration_and_hooks_in_every_place_git_reads_do_nothing() {
             .env("GIT_PAGER", &script)
             .env("GIT_TRACE", home.path().join("trace"));
         let output = child.output().expect("child");
-        let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        let text =
+            String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success() && text.contains("1 passed"), "{text}");
         assert!(!home.path().join("sprung").exists());
         assert!(!home.path().join("trace").exists());
@@ -191,7 +208,9 @@ async fn configuration_and_hooks_in_every_place_git_reads_do_nothing() {
     let repository = server.seed("app.git", &FILES);
     let pod = Pod::new(&server.url("app.git"));
     let trap = Trap::new(&pod);
-    for place in [home.join(".gitconfig"), home.join("git/config"), pod.dir.path().join("workspace/.gitconfig")] {
+    for place in
+        [home.join(".gitconfig"), home.join("git/config"), pod.dir.path().join("workspace/.gitconfig")]
+    {
         fs::create_dir_all(place.parent().expect("parent")).expect("directory");
         fs::write(place, trap.config()).expect("write");
     }
@@ -206,11 +225,17 @@ async fn configuration_and_hooks_in_every_place_git_reads_do_nothing() {
     trap.hooks(&git_dir.join("hooks"));
     trap.hooks(&pod.dir.path().join("hooks"));
     pod.write(".gitattributes", "* filter=x diff=x text eol=crlf ident working-tree-encoding=UTF-16\n");
-    pod.write(".gitmodules", "[submodule \"x\"]\n\tpath = src\n\turl = ext::sh -c 'touch /tmp/x'\n\tupdate = !touch x\n");
+    pod.write(
+        ".gitmodules",
+        "[submodule \"x\"]\n\tpath = src\n\turl = ext::sh -c 'touch /tmp/x'\n\tupdate = !touch x\n",
+    );
     pod.write(".lfsconfig", "[lfs]\n\turl = http://127.0.0.1:1/\n");
     pod.write("src/a.rs", "line\r\n$Id$\n");
     pod.published().await;
-    assert_eq!(pushed(&repository), ["100644 .gitattributes", "100644 .gitmodules", "100644 .lfsconfig", "100644 src/a.rs"]);
+    assert_eq!(
+        pushed(&repository),
+        ["100644 .gitattributes", "100644 .gitmodules", "100644 .lfsconfig", "100644 src/a.rs"]
+    );
     assert_eq!(content(&repository, "src/a.rs"), "line\r\n$Id$\n", "the bytes of the file, unconverted");
     trap.assert_not_sprung();
     trap.assert_live(&pod);
@@ -237,7 +262,8 @@ async fn links_and_pipes_swapped_in_while_it_reads_lead_nowhere() {
     let stop = Arc::new(AtomicBool::new(false));
     let flips = Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let flipper = std::thread::spawn({
-        let (stop, flips, root, outside) = (stop.clone(), flips.clone(), pod.paths.checkout.clone(), outside.clone());
+        let (stop, flips, root, outside) =
+            (stop.clone(), flips.clone(), pod.paths.checkout.clone(), outside.clone());
         move || {
             let at = |name: &str| root.join(name);
             // Of each name there is a harmless and a harmful form; they change places all the time.
@@ -246,7 +272,8 @@ async fn links_and_pipes_swapped_in_while_it_reads_lead_nowhere() {
             mkfifo(&at("other-pipe"));
             fs::write(at("pipe"), "plain").expect("write");
             while !stop.load(Ordering::Relaxed) {
-                for (name, other) in [("dir", "other-dir"), ("src/a.rs", "other-src"), ("pipe", "other-pipe")] {
+                for (name, other) in [("dir", "other-dir"), ("src/a.rs", "other-src"), ("pipe", "other-pipe")]
+                {
                     let _ = fs::rename(at(name), at(".hold"));
                     let _ = fs::rename(at(other), at(name));
                     let _ = fs::rename(at(".hold"), at(other));
@@ -262,7 +289,10 @@ async fn links_and_pipes_swapped_in_while_it_reads_lead_nowhere() {
         match change::recompute(&git, &pod.paths, Limits::default(), &pod.stop).await {
             Ok(changes) => {
                 taken += 1;
-                links += changes.iter().filter(|c| c.to.as_ref().is_some_and(|(mode, _)| mode.word() == "120000")).count();
+                links += changes
+                    .iter()
+                    .filter(|c| c.to.as_ref().is_some_and(|(mode, _)| mode.word() == "120000"))
+                    .count();
                 assert!(changes.iter().all(|change| !change.path.starts_with("outside")));
             }
             Err(change::ChangeError::Walk(_)) => refused += 1,
@@ -285,7 +315,11 @@ async fn submodules_are_carried_over_whatever_lies_in_their_place() {
     let server = Server::start();
     let repository = server.seed(
         "app.git",
-        &[("100644", b"README.md", b"hello\n"), ("160000", b"module", commit.as_bytes()), ("160000", b"gone", commit.as_bytes())],
+        &[
+            ("100644", b"README.md", b"hello\n"),
+            ("160000", b"module", commit.as_bytes()),
+            ("160000", b"gone", commit.as_bytes()),
+        ],
     );
     let pod = Pod::new(&server.url("app.git"));
     pod.checked_out().await;
@@ -305,7 +339,20 @@ async fn submodules_are_carried_over_whatever_lies_in_their_place() {
 async fn odd_names_are_taken_exactly_or_refused_with_a_reason() {
     let server = Server::start();
     let (repository, pod) = prepared(&server).await;
-    let good = ["-rf", " lead", "a b\u{a0}c", "don't.md", "q\"q", "ünï/日本.txt", "[id]/{a}.ts", "*", ":(top)x", "!x", "$(id)", "%s"];
+    let good = [
+        "-rf",
+        " lead",
+        "a b\u{a0}c",
+        "don't.md",
+        "q\"q",
+        "ünï/日本.txt",
+        "[id]/{a}.ts",
+        "*",
+        ":(top)x",
+        "!x",
+        "$(id)",
+        "%s",
+    ];
     for name in good {
         pod.write(name, name);
     }
@@ -414,7 +461,17 @@ async fn what_is_ignored_or_generated_does_not_count() {
     for name in ["tracked.log", "secret/tracked", "dist/bundle.js", "web/old.js"] {
         pod.write(name, "2\n");
     }
-    for name in ["new.log", "secret/new", "secret/deep/.git/config", "kept/no", "node_modules/x/.git/config", "build/x.o", "web/a.js", "web/a.d.ts", ".venv/lib/x"] {
+    for name in [
+        "new.log",
+        "secret/new",
+        "secret/deep/.git/config",
+        "kept/no",
+        "node_modules/x/.git/config",
+        "build/x.o",
+        "web/a.js",
+        "web/a.d.ts",
+        ".venv/lib/x",
+    ] {
         pod.write(name, "ignored\n");
     }
     // Tools ignore their own directories this way.
@@ -426,7 +483,13 @@ async fn what_is_ignored_or_generated_does_not_count() {
     pod.published().await;
     assert_eq!(
         pushed(&repository),
-        ["100644 kept/yes", "100644 secret/tracked", "100644 tracked.log", "100644 web/b.js", "100644 web/old.js"]
+        [
+            "100644 kept/yes",
+            "100644 secret/tracked",
+            "100644 tracked.log",
+            "100644 web/b.js",
+            "100644 web/old.js"
+        ]
     );
 }
 
@@ -463,13 +526,15 @@ async fn two_hundred_thousand_files_are_compared_in_reasonable_time() {
     const FILES: usize = 200_000;
     let server = Server::start();
     let repository = server.create("app.git");
-    let mut stream = b"commit refs/heads/main\ncommitter T <t@example.com> 1700000000 +0000\ndata 4\nseed\n".to_vec();
+    let mut stream =
+        b"commit refs/heads/main\ncommitter T <t@example.com> 1700000000 +0000\ndata 4\nseed\n".to_vec();
     for n in 0..FILES {
         let text = format!("file {n}\n");
         stream.extend(format!("M 100644 inline d{}/f{n}\ndata {}\n{text}\n", n / 500, text.len()).bytes());
     }
     import(&repository, &stream);
-    let pod = Pod::new(&server.url("app.git"));
+    // In memory: what is measured is ours, not the disk's.
+    let pod = Pod::in_memory(&server.url("app.git"));
     let started = Instant::now();
     pod.checked_out().await;
     let checkout = started.elapsed();
@@ -478,11 +543,16 @@ async fn two_hundred_thousand_files_are_compared_in_reasonable_time() {
     pod.write("d7/f3500", "changed\n");
     let git_dir = Git::new(&pod.paths.git_dir(), &pod.paths.private(), &pod.stop);
     let started = Instant::now();
-    let changes = change::recompute(&git_dir, &pod.paths, Limits::default(), &pod.stop).await.expect("changes");
+    let changes =
+        change::recompute(&git_dir, &pod.paths, Limits::default(), &pod.stop).await.expect("changes");
     let by_manifest = started.elapsed();
     assert_eq!(changes.len(), 1);
 
-    let touch = Command::new("find").arg(&pod.paths.checkout).args(["-name", "f*", "-exec", "touch", "{}", "+"]).stdout(Stdio::null()).status();
+    let touch = Command::new("find")
+        .arg(&pod.paths.checkout)
+        .args(["-name", "f*", "-exec", "touch", "{}", "+"])
+        .stdout(Stdio::null())
+        .status();
     assert!(touch.expect("touch").success());
     let started = Instant::now();
     let result = pod.published().await;
@@ -523,7 +593,8 @@ async fn what_the_agent_leaves_in_the_exchange_cannot_mislead() {
     assert_eq!((result.branch.as_deref(), result.changed_files), (Some(git_support::BRANCH), Some(1)));
     // A link to a good result elsewhere is no result.
     let path = pod.paths.exchange.join("agent.json");
-    fs::write(pod.dir.path().join("workspace/good"), ContainerResult::new(Outcome::Success).to_message()).expect("write");
+    fs::write(pod.dir.path().join("workspace/good"), ContainerResult::new(Outcome::Success).to_message())
+        .expect("write");
     fs::remove_file(&path).expect("remove");
     symlink(pod.dir.path().join("workspace/good"), &path).expect("link");
     let result = pod.publish_with(None, |_| Ok(Vec::new())).await;

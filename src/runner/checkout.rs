@@ -102,7 +102,9 @@ impl CheckoutError {
     fn into_result(self) -> ContainerResult {
         match self {
             Self::Git(error) => error.into_result(),
-            Self::File { .. } => ContainerResult::failure(Outcome::Failed, CODE_ENVIRONMENT, self.to_string()),
+            Self::File { .. } => {
+                ContainerResult::failure(Outcome::Failed, CODE_ENVIRONMENT, self.to_string())
+            }
         }
     }
 }
@@ -211,9 +213,11 @@ async fn check_branch_name(git: &Git, branch: &str) -> Result<(), GitError> {
 async fn missing_base(remote: &Remote, git: &Git, base: &str) -> GitError {
     match retry(|| remote.heads(git, &[])).await {
         Err(error) => error,
-        Ok(heads) if heads.is_empty() => {
-            GitError::new(FailureKind::RepositoryEmpty, "find the base branch", "the repository has no commit yet")
-        }
+        Ok(heads) if heads.is_empty() => GitError::new(
+            FailureKind::RepositoryEmpty,
+            "find the base branch",
+            "the repository has no commit yet",
+        ),
         Ok(heads) => {
             let names: Vec<&str> =
                 heads.keys().take(5).map(|name| name.strip_prefix("refs/heads/").unwrap_or(name)).collect();
@@ -235,7 +239,8 @@ async fn working_clone(
     let git = Git::new(&git_dir, &paths.private(), stop);
     let base_ref = format!("refs/heads/{}", repository.base_branch);
     let format = bare.command("rev-parse").args(["--show-object-format"]).line().await?;
-    let (branch, format) = (format!("--initial-branch={}", repository.branch), format!("--object-format={format}"));
+    let (branch, format) =
+        (format!("--initial-branch={}", repository.branch), format!("--object-format={format}"));
     git.command("init").args(["--quiet", "--template=", &branch, &format]).run().await?;
     // Through the transport, so that nothing is shared with the trusted clone by a hard link.
     git.command("fetch")

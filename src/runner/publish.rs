@@ -126,7 +126,8 @@ fn refusal(
         match policy(names) {
             Ok(violations) if violations.is_empty() => return None,
             Ok(violations) => {
-                let mut listed = violations.iter().take(MAX_VIOLATIONS).cloned().collect::<Vec<_>>().join("; ");
+                let mut listed =
+                    violations.iter().take(MAX_VIOLATIONS).cloned().collect::<Vec<_>>().join("; ");
                 if let Some(more) = violations.len().checked_sub(MAX_VIOLATIONS).filter(|more| *more > 0) {
                     listed.push_str(&format!("; and {more} more"));
                 }
@@ -167,7 +168,11 @@ fn failed(error: ChangeError) -> ContainerResult {
         ChangeError::Git(error) => error.into_result(),
         ChangeError::Walk(WalkError::Stopped) => cancelled(),
         ChangeError::Walk(error @ (WalkError::Refused { .. } | WalkError::Open(_))) => {
-            ContainerResult::failure(Outcome::NeedsRework, CODE_POLICY, format!("cannot be published: {error}"))
+            ContainerResult::failure(
+                Outcome::NeedsRework,
+                CODE_POLICY,
+                format!("cannot be published: {error}"),
+            )
         }
         ChangeError::Walk(error @ WalkError::Store { .. }) => {
             ContainerResult::failure(Outcome::Failed, CODE_ENVIRONMENT, error.to_string())

@@ -74,7 +74,8 @@ impl Server {
     /// A repository with these files on `main`: mode, path, content (of a gitlink: its commit).
     pub fn seed(&self, name: &str, files: &[(&str, &[u8], &[u8])]) -> PathBuf {
         let path = self.create(name);
-        let mut stream = b"commit refs/heads/main\ncommitter T <t@example.com> 1700000000 +0000\ndata 4\nseed\n".to_vec();
+        let mut stream =
+            b"commit refs/heads/main\ncommitter T <t@example.com> 1700000000 +0000\ndata 4\nseed\n".to_vec();
         for (mode, file, content) in files {
             if *mode == "160000" {
                 stream.extend([b"M 160000 ", *content, b" ", *file, b"\n"].concat());
@@ -105,7 +106,11 @@ pub fn import(repository: &Path, stream: &[u8]) {
 pub fn plain_git(directory: &Path) -> Command {
     let mut command = Command::new("git");
     command.current_dir(directory).env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
-    command.envs([("GIT_CONFIG_NOSYSTEM", "1"), ("GIT_CONFIG_GLOBAL", "/dev/null"), ("HOME", "/nonexistent")]);
+    command.envs([
+        ("GIT_CONFIG_NOSYSTEM", "1"),
+        ("GIT_CONFIG_GLOBAL", "/dev/null"),
+        ("HOME", "/nonexistent"),
+    ]);
     command.envs([("GIT_AUTHOR_NAME", "T"), ("GIT_AUTHOR_EMAIL", "t@example.com")]);
     command.envs([("GIT_COMMITTER_NAME", "T"), ("GIT_COMMITTER_EMAIL", "t@example.com")]);
     command
@@ -155,7 +160,9 @@ fn serve(mut stream: TcpStream, projects: &Path, behaviour: &Mutex<Behaviour>) -
         }
     };
     if let Some(status) = refusal {
-        return stream.write_all(format!("HTTP/1.1 {status}Content-Length: 0\r\nConnection: close\r\n\r\n").as_bytes()).ok();
+        return stream
+            .write_all(format!("HTTP/1.1 {status}Content-Length: 0\r\nConnection: close\r\n\r\n").as_bytes())
+            .ok();
     }
     let output = backend(projects, &method, path, query, &headers, &body)?;
     let end = output.windows(4).position(|bytes| bytes == b"\r\n\r\n")?;
@@ -168,10 +175,14 @@ fn serve(mut stream: TcpStream, projects: &Path, behaviour: &Mutex<Behaviour>) -
         lost
     };
     if lost {
-        return stream.write_all(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").ok();
+        return stream
+            .write_all(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+            .ok();
     }
-    let fields: String = head.lines().filter(|line| !line.starts_with("Status: ")).map(|line| format!("{line}\r\n")).collect();
-    let answer = format!("HTTP/1.1 {status}\r\n{fields}Content-Length: {}\r\nConnection: close\r\n\r\n", rest.len());
+    let fields: String =
+        head.lines().filter(|line| !line.starts_with("Status: ")).map(|line| format!("{line}\r\n")).collect();
+    let answer =
+        format!("HTTP/1.1 {status}\r\n{fields}Content-Length: {}\r\nConnection: close\r\n\r\n", rest.len());
     stream.write_all(answer.as_bytes()).ok()?;
     stream.write_all(rest).ok()
 }
@@ -207,7 +218,12 @@ fn backend(
     let mut child = plain_git(projects)
         .arg("http-backend")
         .env("GIT_PROJECT_ROOT", projects)
-        .envs([("GIT_HTTP_EXPORT_ALL", "1"), ("REQUEST_METHOD", method), ("PATH_INFO", path), ("QUERY_STRING", query)])
+        .envs([
+            ("GIT_HTTP_EXPORT_ALL", "1"),
+            ("REQUEST_METHOD", method),
+            ("PATH_INFO", path),
+            ("QUERY_STRING", query),
+        ])
         .env("CONTENT_TYPE", header("content-type"))
         .env("CONTENT_LENGTH", body.len().to_string())
         .env("HTTP_CONTENT_ENCODING", header("content-encoding"))
@@ -244,7 +260,15 @@ pub const BRANCH: &str = "agent/add-x-ab12-r1";
 
 impl Pod {
     pub fn new(url: &str) -> Self {
-        let dir = tempfile::tempdir().expect("directory");
+        Self::at(url, tempfile::tempdir().expect("directory"))
+    }
+
+    /// On a file system in memory, where there is one.
+    pub fn in_memory(url: &str) -> Self {
+        Self::at(url, tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("directory"))
+    }
+
+    fn at(url: &str, dir: TempDir) -> Self {
         for name in ["repo", "workspace", "exchange", "credentials", "opentiger"] {
             fs::create_dir(dir.path().join(name)).expect("directory");
         }
@@ -258,7 +282,10 @@ impl Pod {
             runner: dir.path().join("opentiger/opentiger-runner"),
             executable,
         };
-        let mut spec = RunSpec { task_ref: TaskRef { name: "add-x".into(), uid: "task-uid".into() }, ..RunSpec::default() };
+        let mut spec = RunSpec {
+            task_ref: TaskRef { name: "add-x".into(), uid: "task-uid".into() },
+            ..RunSpec::default()
+        };
         spec.inputs.title = "Add x".into();
         spec.repository = RunRepository {
             url: url.into(),

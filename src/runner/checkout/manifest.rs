@@ -81,7 +81,8 @@ impl Manifest {
     pub fn of_checkout(listing: &[u8], root: &Path) -> io::Result<Self> {
         let mut entries = Vec::new();
         for record in listing.split(|byte| *byte == 0).filter(|record| !record.is_empty()) {
-            let mut entry = tree_record(record).ok_or_else(|| invalid("failed to read the tree's listing"))?;
+            let mut entry =
+                tree_record(record).ok_or_else(|| invalid("failed to read the tree's listing"))?;
             if entry.mode != Mode::Gitlink {
                 let file = fs::symlink_metadata(root.join(std::ffi::OsStr::from_bytes(&entry.path)))?;
                 entry.stat = Some(Stat {

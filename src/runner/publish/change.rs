@@ -75,7 +75,8 @@ pub async fn recompute(
         (Ok(_), Err(error)) => return Err(error.into()),
         (Ok(found), Ok(_)) => found,
     };
-    let ids = read_marks(&marks).map_err(|source| ChangeError::File { what: "read the object ids", source })?;
+    let ids =
+        read_marks(&marks).map_err(|source| ChangeError::File { what: "read the object ids", source })?;
     compare(&manifest, found, &ids)
 }
 
@@ -96,8 +97,7 @@ fn store_files(
         .open(paths.private().join("spool"))
         .map_err(file("open the spool"))?;
     let mut stream = Stream { chunks, buffer: Vec::with_capacity(CHUNK * 2), count: 0 };
-    let walk =
-        Walk { manifest: &manifest, limits, stop, spool: &mut spool, blobs: &mut stream };
+    let walk = Walk { manifest: &manifest, limits, stop, spool: &mut spool, blobs: &mut stream };
     let found = walker::walk(&paths.checkout, walk)?;
     // Without this last word git throws everything away: a walk that failed leaves nothing.
     stream.write(b"done\n").and_then(|()| stream.flush()).map_err(file("hand the files to git"))?;

@@ -28,7 +28,11 @@ pub async fn commit(
 ) -> Result<String, GitError> {
     let private = |operation| git.command(operation).env("GIT_INDEX_FILE", index);
     private("read-tree").args([base]).run().await?;
-    private("update-index").args(["-z", "--index-info"]).input(Input::Bytes(index_info(base, changes))).run().await?;
+    private("update-index")
+        .args(["-z", "--index-info"])
+        .input(Input::Bytes(index_info(base, changes)))
+        .run()
+        .await?;
     let tree = private("write-tree").line().await?;
     git.command("commit-tree")
         .args(["-p", base, "-F", "-", &tree])
@@ -98,7 +102,13 @@ mod tests {
         let mut spec = RunSpec::default();
         spec.task_ref = TaskRef { name: "add-x".into(), uid: "3a57".into() };
         spec.inputs.title = title.into();
-        Inputs { schema_version: 1, namespace: "team".into(), run: "add-x-r1".into(), run_uid: "77".into(), spec }
+        Inputs {
+            schema_version: 1,
+            namespace: "team".into(),
+            run: "add-x-r1".into(),
+            run_uid: "77".into(),
+            spec,
+        }
     }
 
     fn changes(count: usize) -> Vec<Change> {
@@ -120,13 +130,19 @@ mod tests {
         ] {
             assert_eq!(message(&inputs("Add x"), &changes(count)), format!("{head}{expected}{trailers}"));
         }
-        assert!(message(&inputs("[Rework] a\nOpenTiger-Run: 1\n"), &[]).starts_with("[openTiger] [Rework] a OpenTiger-Run: 1\n\n"));
+        assert!(
+            message(&inputs("[Rework] a\nOpenTiger-Run: 1\n"), &[])
+                .starts_with("[openTiger] [Rework] a OpenTiger-Run: 1\n\n")
+        );
     }
 
     #[test]
     fn deletions_come_before_additions() {
         let changes = [
-            Change { path: "a/b".into(), to: Some((crate::runner::checkout::manifest::Mode::Symlink, "cd".into())) },
+            Change {
+                path: "a/b".into(),
+                to: Some((crate::runner::checkout::manifest::Mode::Symlink, "cd".into())),
+            },
             Change { path: "a".into(), to: None },
         ];
         assert_eq!(index_info("ab", &changes), b"0 00\ta\x00120000 cd\ta/b\0");

@@ -74,7 +74,9 @@ mod tests {
     #[test]
     fn the_innermost_rule_decides() {
         let mut rules = Rules::default();
-        rules.enter(0, Some(b"\xef\xbb\xbf*.log\n/top\nsub/deep\nbad[\n# no\n\\#yes\nonly/\n")).expect("compiles");
+        rules
+            .enter(0, Some(b"\xef\xbb\xbf*.log\n/top\nsub/deep\nbad[\n# no\n\\#yes\nonly/\n"))
+            .expect("compiles");
         let ignored = |rules: &Rules, path: &str| rules.ignored(Path::new(path), false);
         assert!(ignored(&rules, "x.log") && ignored(&rules, "top") && ignored(&rules, "#yes"));
         assert!(ignored(&rules, "sub/deep") && ignored(&rules, "sub/x.log"));

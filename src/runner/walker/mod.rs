@@ -130,8 +130,15 @@ pub struct Walk<'a> {
 /// [`WalkError`].
 pub fn walk(root: &Path, walk: Walk<'_>) -> Result<Found, WalkError> {
     let seen = vec![false; walk.manifest.entries().len()];
-    let mut walker =
-        Walker { walk, seen, rules: Rules::default(), found: Found::default(), entries: 0, changed: 0, total: 0 };
+    let mut walker = Walker {
+        walk,
+        seen,
+        rules: Rules::default(),
+        found: Found::default(),
+        entries: 0,
+        changed: 0,
+        total: 0,
+    };
     walker.directories(root)?;
     walker.deletions()
 }
@@ -184,7 +191,8 @@ impl Walker<'_> {
     }
 
     fn enter(&mut self, dir: Dir, prefix: Vec<u8>, ignored: bool) -> Result<Frame, WalkError> {
-        let unreadable = |error: io::Error| refused(&prefix, format!("the directory cannot be read: {error}"));
+        let unreadable =
+            |error: io::Error| refused(&prefix, format!("the directory cannot be read: {error}"));
         let mut names = Vec::new();
         for entry in dir.entries().map_err(unreadable)? {
             names.push(entry.map_err(unreadable)?.file_name());
@@ -263,7 +271,13 @@ impl Walker<'_> {
     }
 
     /// Anything but a directory. `None` means that it has become something else.
-    fn file(&mut self, frame: &Frame, name: &OsStr, path: &[u8], metadata: &Metadata) -> Result<Option<()>, WalkError> {
+    fn file(
+        &mut self,
+        frame: &Frame,
+        name: &OsStr,
+        path: &[u8],
+        metadata: &Metadata,
+    ) -> Result<Option<()>, WalkError> {
         let tracked = self.walk.manifest.find(path).map(|(index, entry)| (index, entry.mode, entry.stat));
         if names::is_generated(path) || (tracked.is_none() && self.is_left_out(frame, name, path)) {
             return Ok(Some(()));
@@ -300,7 +314,9 @@ impl Walker<'_> {
         let compiled = || {
             let sources = name.to_str().and_then(names::typescript_sources);
             sources.is_some_and(|sources| {
-                sources.iter().any(|source| frame.names.binary_search_by(|n| n.as_os_str().cmp(OsStr::new(source))).is_ok())
+                sources.iter().any(|source| {
+                    frame.names.binary_search_by(|n| n.as_os_str().cmp(OsStr::new(source))).is_ok()
+                })
             })
         };
         frame.ignored || self.rules.ignored(Path::new(OsStr::from_bytes(path)), false) || compiled()
@@ -389,7 +405,10 @@ impl Walker<'_> {
         }
         self.total = self.total.saturating_add(length);
         if self.total > self.walk.limits.total_bytes {
-            return Err(refused(path, format!("the change is larger than {} bytes", self.walk.limits.total_bytes)));
+            return Err(refused(
+                path,
+                format!("the change is larger than {} bytes", self.walk.limits.total_bytes),
+            ));
         }
         Ok(())
     }
@@ -438,7 +457,10 @@ fn open_file(dir: &Dir, name: &OsStr) -> io::Result<cap_std::fs::File> {
 /// directory, a socket.
 fn has_changed(error: &io::Error) -> bool {
     error.raw_os_error().map(Errno::from_raw).is_some_and(|errno| {
-        matches!(errno, Errno::ENOENT | Errno::ELOOP | Errno::EINVAL | Errno::ENOTDIR | Errno::ENXIO | Errno::EISDIR)
+        matches!(
+            errno,
+            Errno::ENOENT | Errno::ELOOP | Errno::EINVAL | Errno::ENOTDIR | Errno::ENXIO | Errno::EISDIR
+        )
     })
 }
 

@@ -24,9 +24,7 @@ pub fn is_dot_gitmodules(name: &[u8]) -> bool {
 /// Without the code points that HFS+ leaves out of comparisons: U+200C..F, U+202A..E, U+206A..F, U+FEFF.
 fn without_ignorable(name: &[u8]) -> Vec<u8> {
     let Ok(text) = std::str::from_utf8(name) else { return name.to_vec() };
-    let ignorable = |c: char| {
-        matches!(c, '\u{200c}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{206a}'..='\u{206f}' | '\u{feff}')
-    };
+    let ignorable = |c: char| matches!(c, '\u{200c}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{206a}'..='\u{206f}' | '\u{feff}');
     text.chars().filter(|c| !ignorable(*c)).collect::<String>().into_bytes()
 }
 
@@ -101,8 +99,19 @@ mod tests {
     #[test]
     fn every_spelling_of_dot_git_is_known() {
         for name in [
-            ".git", ".GIT", ".gIt", "git~1", "GIT~1", ".git.", ".git ", ".git . .", ".git::$INDEX_ALLOCATION",
-            ".git:x", ".g\u{200c}it", "\u{feff}.git", ".gi\u{206f}t",
+            ".git",
+            ".GIT",
+            ".gIt",
+            "git~1",
+            "GIT~1",
+            ".git.",
+            ".git ",
+            ".git . .",
+            ".git::$INDEX_ALLOCATION",
+            ".git:x",
+            ".g\u{200c}it",
+            "\u{feff}.git",
+            ".gi\u{206f}t",
         ] {
             assert!(is_dot_git(name.as_bytes()), "{name:?}");
         }
@@ -114,7 +123,8 @@ mod tests {
 
     #[test]
     fn names_that_the_policy_would_read_differently_are_refused() {
-        for good in ["a b.md", "don't.md", "src/[id]/{a}.ts", "日本.txt", "-rf", "a\"b", "*.x", "!x", "#x"] {
+        for good in ["a b.md", "don't.md", "src/[id]/{a}.ts", "日本.txt", "-rf", "a\"b", "*.x", "!x", "#x"]
+        {
             assert!(committable(good.as_bytes()).is_ok(), "{good:?}");
         }
         for bad in ["a\nb", "a\tb", "\u{7f}", "a\u{85}", "docs\\x", "\"docs/x\"", "'x", "x`"] {
@@ -129,16 +139,39 @@ mod tests {
     #[test]
     fn generated_paths_are_those_of_the_vectors() {
         for path in [
-            "dist/a.js", "apps/a/node_modules/.bin/x", "a.js.map", "playwright-report/i.html", "d.img",
-            "tsconfig.tsbuildinfo", "e2e/test-results/x.png", "apps/judge/repro", "apps/judge/repro/x",
-            ".openTiger-opencode-1/x", ".opentiger/generated-paths.auto.txt", "x/coverage/lcov.info", "out/x",
+            "dist/a.js",
+            "apps/a/node_modules/.bin/x",
+            "a.js.map",
+            "playwright-report/i.html",
+            "d.img",
+            "tsconfig.tsbuildinfo",
+            "e2e/test-results/x.png",
+            "apps/judge/repro",
+            "apps/judge/repro/x",
+            ".openTiger-opencode-1/x",
+            ".opentiger/generated-paths.auto.txt",
+            "x/coverage/lcov.info",
+            "out/x",
         ] {
             assert!(is_generated(path.as_bytes()), "{path}");
         }
         for path in [
-            ".env.local", "a/.github/workflows/ci.yml", "foo.OUT", "artifacts/frame.png", "bun.lockb", "outx/a",
-            "src/.hidden", "src/{a}.ts", "a+b.ts", "tmp", "docs", "x/snap/y", "secrets/x", ".last-run.json",
-            "build", "x/apps/judge/repro/y",
+            ".env.local",
+            "a/.github/workflows/ci.yml",
+            "foo.OUT",
+            "artifacts/frame.png",
+            "bun.lockb",
+            "outx/a",
+            "src/.hidden",
+            "src/{a}.ts",
+            "a+b.ts",
+            "tmp",
+            "docs",
+            "x/snap/y",
+            "secrets/x",
+            ".last-run.json",
+            "build",
+            "x/apps/judge/repro/y",
         ] {
             assert!(!is_generated(path.as_bytes()), "{path}");
         }
