@@ -93,10 +93,13 @@ impl Trap {
         let index = pod.dir.path().join("control-index");
         let tree = pod.paths.checkout.display().to_string();
         let repository = pod.paths.git_dir().display().to_string();
-        let _ = git_support::plain_git(&pod.paths.checkout)
-            .env("GIT_INDEX_FILE", &index)
-            .args(["--git-dir", &repository, "--work-tree", &tree, "add", "-A"])
-            .output();
+        for command in [["add", "-A"], ["status", "--porcelain"]] {
+            let _ = git_support::plain_git(&pod.paths.checkout)
+                .env("GIT_INDEX_FILE", &index)
+                .args(["--git-dir", &repository, "--work-tree", &tree])
+                .args(command)
+                .output();
+        }
         let _ = git_support::plain_git(&pod.paths.checkout).args(["add", "-A"]).output();
         let _ = git_support::plain_git(&pod.paths.checkout).args(["diff", "HEAD"]).output();
         assert!(self.canary.exists(), "the trap is not live, the test shows nothing");
