@@ -1,1 +1,35 @@
-//! module
+//! Settings of the programs: command line and environment, read once at start.
+
+use clap::Args;
+
+/// `opentiger operator`.
+#[derive(Args, Clone, Debug)]
+pub struct OperatorConfig {
+    /// Namespace to work in; repeat for several, leave out for all.
+    #[arg(long = "namespace", env = "WATCH_NAMESPACES", value_delimiter = ',')]
+    pub namespaces: Vec<String>,
+    /// Namespace of the leader election's Lease.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "default")]
+    pub lease_namespace: String,
+    /// Name of this replica in the leader election.
+    #[arg(long, env = "POD_NAME", default_value = "opentiger")]
+    pub identity: String,
+    /// Time after the last renewal at which another replica may take over, seconds.
+    #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u64).range(2..=600))]
+    pub lease_seconds: u64,
+    /// How long before that the leader renews, seconds.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=300))]
+    pub lease_grace_seconds: u64,
+    /// Image of the runner: git and the `opentiger-runner` program.
+    #[arg(long, env = "RUNNER_IMAGE")]
+    pub runner_image: String,
+    /// When nodes pull the runner image.
+    #[arg(long, env = "RUNNER_IMAGE_PULL_POLICY", default_value = "IfNotPresent")]
+    pub runner_image_pull_policy: String,
+    /// Address of /healthz, /readyz and /metrics.
+    #[arg(long, default_value = "0.0.0.0:8081")]
+    pub metrics_listen: std::net::SocketAddr,
+    /// Postgres to mirror into and to keep logs in; absent: no mirror, no logs.
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
+    pub database_url: Option<String>,
+}

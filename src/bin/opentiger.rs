@@ -1,6 +1,17 @@
 //! The `opentiger` program: wiring only.
 
-use clap::{Parser, Subcommand};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::{Args, Parser, Subcommand};
+use opentiger::config::OperatorConfig;
+use opentiger::controller::{probes, run_operator};
+use opentiger::http_api::{self, ApiConfig};
+use opentiger::metrics::Metrics;
+use opentiger::postgres::{self, DatabaseConfig};
+use opentiger::telemetry;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 
 /// Runs coding agents on Kubernetes and keeps a backlog of tasks converging.
 #[derive(Parser)]
@@ -12,12 +23,59 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Run the controllers.
+    Operator(OperatorConfig),
+    /// Serve the HTTP API.
+    Api(ApiArgs),
+    /// Print the description of the HTTP API (OpenAPI, JSON).
+    Openapi,
+    /// Bring the database schema up to date.
+    Migrate(MigrateConfig),
     /// Print the CustomResourceDefinitions as YAML.
     Crds,
 }
 
+#[derive(Args)]
+struct MigrateConfig {
+    /// Postgres, as its owner.
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
+    database_url: String,
+    /// Wait up to ten minutes for the database to answer.
+    #[arg(long)]
+    wait: bool,
+}
+
+#[derive(Args)]
+struct ApiArgs {
+    /// Address to listen on.
+    #[arg(long, default_value = "0.0.0.0:4301")]
+    listen: std::net::SocketAddr,
+    /// Namespace whose objects are served and created.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "default")]
+    namespace: String,
+    /// Postgres that the operator mirrors into.
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
+    database_url: String,
+    /// File of API keys, one a line; read again when it changes.
+    #[arg(long)]
+    api_keys_file: Option<std::path::PathBuf>,
+    /// Accept Kubernetes bearer tokens (TokenReview and SubjectAccessReview).
+    #[arg(long, env = "KUBERNETES_AUTH")]
+    kubernetes_auth: bool,
+    /// Serve everybody. For trials on loopback only.
+    #[arg(long)]
+    insecure_no_auth: bool,
+}
+
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
+        Command::Operator(config) => runtime()?.block_on(operator(config)),
+        Command::Api(args) => runtime()?.block_on(api(args)),
+        Command::Openapi => {
+            println!("{}", http_api::openapi().to_pretty_json()?);
+            Ok(())
+        }
+        Command::Migrate(config) => runtime()?.block_on(migrate(config)),
         Command::Crds => {
             for crd in opentiger::crd::schema::all()? {
                 println!("---\n{}", serde_saphyr::to_string(&crd)?.trim_end());
@@ -25,4 +83,81 @@ fn main() -> anyhow::Result<()> {
             Ok(())
         }
     }
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    telemetry::init();
+    // One provider for every TLS connection of the process; a second call finds it installed.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("failed to start the runtime")
+}
+
+async fn operator(config: OperatorConfig) -> anyhow::Result<()> {
+    let shutdown = shutdown_signal()?;
+    let metrics = Metrics::default();
+    let listener = TcpListener::bind(config.metrics_listen)
+        .await
+        .with_context(|| format!("failed to listen on {}", config.metrics_listen))?;
+    let serving = tokio::spawn(probes::serve(listener, metrics.clone(), shutdown.clone()));
+    let client = kube::Client::try_default().await.context("failed to find a Kubernetes cluster")?;
+    let database = config
+        .database_url
+        .as_ref()
+        .map(|url| postgres::connect(&DatabaseConfig::new(url, "opentiger-operator")))
+        .transpose()
+        .context("failed to use the database settings")?;
+    run_operator(client, config, database, metrics, shutdown.clone()).await?;
+    shutdown.cancel();
+    serving.await.context("failed to end the probes")
+}
+
+async fn api(args: ApiArgs) -> anyhow::Result<()> {
+    let shutdown = shutdown_signal()?;
+    // Without a cluster the API reads only; it says so when somebody writes.
+    let client = match kube::Client::try_default().await {
+        Ok(client) => Some(client),
+        Err(error) => {
+            tracing::warn!(error = %error, "no access to Kubernetes, the API only reads");
+            None
+        }
+    };
+    let config = ApiConfig {
+        listen: args.listen,
+        namespace: args.namespace,
+        database: DatabaseConfig::new(args.database_url, "opentiger-api"),
+        api_keys_file: args.api_keys_file,
+        kubernetes_auth: args.kubernetes_auth,
+        insecure_no_auth: args.insecure_no_auth,
+        client,
+    };
+    http_api::serve(config, shutdown).await.context("failed to serve the API")
+}
+
+async fn migrate(config: MigrateConfig) -> anyhow::Result<()> {
+    let database = DatabaseConfig::new(config.database_url, "opentiger-migrate");
+    let wait = config.wait.then_some(Duration::from_secs(600));
+    let version = postgres::migrate(&database, wait).await.context("failed to migrate the database")?;
+    tracing::info!(version, "schema is up to date");
+    Ok(())
+}
+
+/// A token that is cancelled by SIGTERM or SIGINT.
+fn shutdown_signal() -> anyhow::Result<CancellationToken> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let token = CancellationToken::new();
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let cancel = token.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("stopping");
+        cancel.cancel();
+    });
+    Ok(token)
 }

@@ -1,1 +1,5 @@
-//! module
+//! Pure construction of the objects we create. No decisions, no I/O.
+
+pub mod network_policy;
+pub mod pod;
+pub mod run;

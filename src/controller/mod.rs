@@ -1,1 +1,20 @@
-//! module
+//! Controllers: observe, plan, build, apply, write status. One file per controller; decisions live
+//! in `plan`, objects in `build`, writes in `cluster`.
+
+pub mod context;
+pub mod dispatcher;
+pub mod facts;
+pub mod logs;
+pub mod mirror;
+pub mod mirror_intake;
+pub mod operator;
+pub mod pool;
+pub mod probes;
+pub mod queue;
+pub mod run;
+pub mod system;
+pub mod task;
+pub mod wiring;
+
+pub use context::Context;
+pub use operator::{Error, run as run_operator};

@@ -30,6 +30,10 @@ pub const MANAGER: &str = "opentiger";
 pub const INPUTS: &str = "opentiger.dev/inputs";
 /// Annotation on Pods: the target areas that the Run occupies, one a line (not label-safe).
 pub const AREAS: &str = "opentiger.dev/areas";
+/// Annotation on Tasks made by the API: hash of the request's Idempotency-Key.
+pub const REQUEST_KEY: &str = "opentiger.dev/request-key";
+/// Annotation on Tasks made by the API: hash of the request's body.
+pub const REQUEST_HASH: &str = "opentiger.dev/request-hash";
 /// Annotation on CRDs: hash of the schema, compared by the operator at start.
 pub const SCHEMA_HASH: &str = "opentiger.dev/schema-hash";
 

@@ -7,6 +7,7 @@ pub mod condition;
 pub mod duration;
 pub mod labels;
 pub mod names;
+pub mod pod;
 pub mod pool;
 pub mod run;
 pub mod schema;
@@ -17,6 +18,7 @@ pub mod words;
 
 pub use condition::{Condition, set_condition};
 pub use duration::GoDuration;
+pub use pod::{ContainerFacts, ContainerState, PodFacts, PodPhase, Terminated};
 pub use pool::{AgentPool, AgentPoolSpec, AgentPoolStatus, Executor, ExecutorType, Role};
 pub use run::{FailureClass, Logs, Purpose, Run, RunPhase, RunSpec, RunStatus, TokenUsage};
 pub use system::{Hatch, HatchState, RuntimeHatch, System, SystemSpec, SystemStatus};

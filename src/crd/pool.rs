@@ -10,7 +10,9 @@ use serde::{Deserialize, Serialize};
 use super::{Condition, GoDuration, run::SecretRef};
 
 /// Which kind of agent.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 pub enum Role {
     #[default]
     Worker,
@@ -123,12 +125,18 @@ impl ImagePullPolicy {
 }
 
 /// Requests and limits, in Kubernetes quantities.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
 pub struct Resources {
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    /// What the node sets aside, e.g. `cpu: 500m`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 20))]
+    #[x_kube(validation = Rule::new("self.all(name, isQuantity(self[name]))").message("resources: must be Kubernetes quantities such as 500m or 1Gi"))]
     pub requests: BTreeMap<String, String>,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    /// What the container may use at most, e.g. `memory: 4Gi`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 20))]
+    #[x_kube(validation = Rule::new("self.all(name, isQuantity(self[name]))").message("resources: must be Kubernetes quantities such as 500m or 1Gi"))]
     pub limits: BTreeMap<String, String>,
 }
 
@@ -136,6 +144,7 @@ pub struct Resources {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Egress {
+    /// Ranges that may be reached; empty: none.
     #[serde(default)]
     #[schemars(length(max = 50))]
     pub allow: Vec<EgressRule>,
@@ -145,9 +154,11 @@ pub struct Egress {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct EgressRule {
+    /// Range of addresses.
     #[schemars(length(max = 64))]
     #[x_kube(validation = Rule::new("isCIDR(self)").message("cidr: must be a range such as 0.0.0.0/0 or 10.0.0.0/8"))]
     pub cidr: String,
+    /// Ranges within it that may not be reached.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 50), inner(length(max = 64)))]
     #[x_kube(validation = Rule::new("self.all(c, isCIDR(c))").message("except: must be ranges such as 10.0.0.0/8"))]

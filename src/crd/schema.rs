@@ -26,7 +26,10 @@ pub fn all() -> Result<Vec<CustomResourceDefinition>, serde_json::Error> {
 
 /// Schema defaults carry the first state: a new object reads right at once, even with the operator
 /// down, and costs no write (design, section 2).
-fn finish(crd: CustomResourceDefinition, status_default: Value) -> Result<CustomResourceDefinition, serde_json::Error> {
+fn finish(
+    crd: CustomResourceDefinition,
+    status_default: Value,
+) -> Result<CustomResourceDefinition, serde_json::Error> {
     let mut value = serde_json::to_value(crd)?;
     drop_nullable(&mut value);
     let has_default = status_default.as_object().is_some_and(|o| !o.is_empty());

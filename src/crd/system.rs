@@ -82,12 +82,12 @@ pub struct Repository {
     /// Branch that work starts from.
     #[serde(default = "default_base_branch")]
     #[schemars(length(min = 1, max = 255))]
-    #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9_][A-Za-z0-9._/+@-]*$') && !self.contains('..') && !self.contains('//') && !self.contains('@{') && !self.endsWith('/') && !self.endsWith('.') && !self.endsWith('.lock')").message("baseBranch: must be a git branch name such as main or release/1.2, without a leading '-'"))]
+    #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9_][A-Za-z0-9._/+@-]*$') && !self.contains('..') && !self.contains('//') && !self.contains('@{') && !self.endsWith('/') && !self.endsWith('.') && !self.contains('/.') && !self.endsWith('.lock') && !self.contains('.lock/')").message("baseBranch: must be a git branch name such as main or release/1.2, without a leading '-'"))]
     pub base_branch: String,
     /// Prefix of the branches that Runs push.
     #[serde(default = "default_branch_prefix")]
     #[schemars(length(min = 1, max = 200))]
-    #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9_][A-Za-z0-9._/+-]*$') && !self.contains('..') && !self.contains('//')").message("branchPrefix: must be the beginning of a git branch name such as agent/"))]
+    #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9_][A-Za-z0-9._/+-]*$') && !self.contains('..') && !self.contains('//') && !self.contains('/.') && !self.contains('.lock/')").message("branchPrefix: must be the beginning of a git branch name such as agent/"))]
     pub branch_prefix: String,
     /// Secret of type `kubernetes.io/basic-auth`, or `kubernetes.io/ssh-auth` with a `known_hosts` key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -122,6 +122,7 @@ pub struct Dispatch {
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("!has(self.minSlots) || !has(self.maxSlots) || self.minSlots <= self.maxSlots").message("lanes: minSlots must not be above maxSlots"))]
 pub struct Lane {
+    /// Name of the lane, as in a Task's `lane`.
     #[schemars(length(min = 1, max = 63))]
     pub name: String,
     /// Slots that this lane is served first with.

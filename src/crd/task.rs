@@ -98,6 +98,7 @@ pub struct TaskSpec {
     /// Area that only one Task may work in at a time; by default derived from `touches`, then `allowedPaths`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]
+    #[x_kube(validation = Rule::new("self.matches('\\\\S')").message("targetArea: must not be empty or blank, leave it out to have it derived"))]
     pub target_area: Option<String>,
     /// Paths that are expected to change.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -111,7 +112,7 @@ pub struct TaskSpec {
     /// Branch to start from; by default that of the System.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 255))]
-    #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9_][A-Za-z0-9._/+@-]*$') && !self.contains('..') && !self.contains('//') && !self.contains('@{') && !self.endsWith('/') && !self.endsWith('.') && !self.endsWith('.lock')").message("baseBranch: must be a git branch name such as main or release/1.2, without a leading '-'"))]
+    #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9_][A-Za-z0-9._/+@-]*$') && !self.contains('..') && !self.contains('//') && !self.contains('@{') && !self.endsWith('/') && !self.endsWith('.') && !self.contains('/.') && !self.endsWith('.lock') && !self.contains('.lock/')").message("baseBranch: must be a git branch name such as main or release/1.2, without a leading '-'"))]
     pub base_branch: Option<String>,
     /// What helps the agent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -139,12 +140,13 @@ pub enum RiskLevel {
 }
 
 /// What helps the agent; handed to it as written.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TaskContext {
     /// Files the agent is expected to change; with any, an empty change is never a success.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 200), inner(length(min = 1, max = 512)))]
+    #[x_kube(validation = Rule::new("self.all(p, !p.startsWith('/') && !p.matches('(^|/)[.][.](/|$)'))").message("files: must be relative to the repository and must not contain '..'"))]
     pub files: Vec<String>,
     /// Specification text.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -157,7 +159,9 @@ pub struct TaskContext {
 }
 
 /// Where a Task stands. `Done` and `Cancelled` are final.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 pub enum TaskPhase {
     #[default]
     Queued,

@@ -34,7 +34,9 @@ mod tests {
 
     #[test]
     fn words_convert_both_ways() {
-        for (c, s) in [("Queued", "queued"), ("AwaitingJudge", "awaiting_judge"), ("NeedsRework", "needs_rework")] {
+        for (c, s) in
+            [("Queued", "queued"), ("AwaitingJudge", "awaiting_judge"), ("NeedsRework", "needs_rework")]
+        {
             assert_eq!(snake(c), s);
             assert_eq!(camel(s), c);
         }

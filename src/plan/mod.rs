@@ -5,9 +5,16 @@ pub mod area;
 pub mod classify;
 pub mod command;
 pub mod dispatch;
+#[cfg(test)]
+pub mod fixtures;
 pub mod lanes;
 pub mod policy;
 pub mod priority;
 pub mod quota;
 pub mod run;
+#[cfg(test)]
+mod run_tests;
 pub mod task;
+#[cfg(test)]
+mod task_tests;
+pub mod verdict;

@@ -1,0 +1,342 @@
+//! The Pod of a Run: init `checkout`, containers `agent` and `publish` (design, section 5).
+//!
+//! The container that runs the model or the repository's code mounts no git credentials, no
+//! service-account token and not the trusted clone; the one that pushes mounts the workspace
+//! read-only and runs nothing from it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{
+    Capabilities, Container, DownwardAPIVolumeFile, DownwardAPIVolumeSource, EmptyDirVolumeSource,
+    EnvFromSource, EnvVar, ExecAction, LocalObjectReference, ObjectFieldSelector, Pod, PodSecurityContext,
+    PodSpec, Probe, ResourceRequirements, SeccompProfile, SecretEnvSource, SecretVolumeSource,
+    SecurityContext, Volume, VolumeMount,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::ResourceExt;
+use kube::api::ObjectMeta;
+
+use super::run::run_labels;
+use crate::crd::wire::{self, container, path};
+use crate::crd::{GoDuration, Run, RunSpec, labels};
+
+/// One uid, gid and fsGroup for the whole Pod.
+const USER: i64 = 65532;
+/// Start-up allowance in `activeDeadlineSeconds`.
+const DEADLINE_START_SECS: i64 = 900;
+/// Allowance per verification command.
+const DEADLINE_COMMAND_SECS: i64 = 120;
+/// Allowance for publishing.
+const DEADLINE_PUBLISH_SECS: i64 = 300;
+/// Time between SIGTERM and SIGKILL; the runner ends its process group by half of it.
+const GRACE_SECS: i64 = 30;
+
+/// Where the runner comes from.
+#[derive(Clone, Debug)]
+pub struct RunnerImage {
+    pub image: String,
+    pub pull_policy: String,
+}
+
+/// Why a Pod cannot be built.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum BuildError {
+    #[error(
+        "the Task is too large: its inputs are {bytes} bytes and at most {max} fit into a Pod, shorten goal, context or path lists"
+    )]
+    InputsTooLarge { bytes: usize, max: usize },
+    #[error("the inputs cannot be encoded: {0}")]
+    Encode(String),
+}
+
+/// Builds the Pod of `run` under leadership term `term`.
+///
+/// # Errors
+/// When the inputs do not fit into an annotation.
+pub fn build_pod(run: &Run, runner: &RunnerImage, term: i64) -> Result<Pod, BuildError> {
+    let inputs = encode_inputs(run)?;
+    let spec = &run.spec;
+    let mut pod_labels = run_labels(spec, term);
+    pod_labels.insert(labels::RUN.into(), run.name_any());
+    let annotations = [
+        (labels::INPUTS, inputs),
+        (labels::AREAS, spec.target_areas.join("\n")),
+        ("kubectl.kubernetes.io/default-container", container::AGENT.into()),
+        ("sidecar.istio.io/inject", "false".into()),
+        ("cluster-autoscaler.kubernetes.io/safe-to-evict", "false".into()),
+        ("karpenter.sh/do-not-disrupt", "true".into()),
+    ];
+    Ok(Pod {
+        metadata: ObjectMeta {
+            name: Some(run.name_any()),
+            namespace: run.namespace(),
+            labels: Some(pod_labels),
+            annotations: Some(annotations.into_iter().map(|(k, v)| (k.to_string(), v)).collect()),
+            owner_references: Some(vec![OwnerReference {
+                api_version: format!("{}/{}", crate::crd::GROUP, crate::crd::VERSION),
+                kind: "Run".into(),
+                name: run.name_any(),
+                uid: run.uid().unwrap_or_default(),
+                controller: Some(true),
+                block_owner_deletion: None,
+            }]),
+            ..ObjectMeta::default()
+        },
+        spec: Some(pod_spec(spec, runner)),
+        status: None,
+    })
+}
+
+fn encode_inputs(run: &Run) -> Result<String, BuildError> {
+    let mut spec = run.spec.clone();
+    // The runner needs the executor, not the rest of the Pod's template.
+    spec.template = crate::crd::run::RunTemplate { executor: spec.template.executor, ..Default::default() };
+    let inputs = wire::Inputs {
+        schema_version: wire::SCHEMA_VERSION,
+        namespace: run.namespace().unwrap_or_default(),
+        run: run.name_any(),
+        run_uid: run.uid().unwrap_or_default(),
+        spec,
+    };
+    let text = serde_json::to_string(&inputs).map_err(|e| BuildError::Encode(e.to_string()))?;
+    if text.len() > wire::MAX_INPUTS_BYTES {
+        return Err(BuildError::InputsTooLarge { bytes: text.len(), max: wire::MAX_INPUTS_BYTES });
+    }
+    Ok(text)
+}
+
+fn pod_spec(spec: &RunSpec, runner: &RunnerImage) -> PodSpec {
+    let template = &spec.template;
+    PodSpec {
+        restart_policy: Some("Never".into()),
+        automount_service_account_token: Some(false),
+        enable_service_links: Some(false),
+        active_deadline_seconds: Some(deadline_seconds(spec)),
+        termination_grace_period_seconds: Some(GRACE_SECS),
+        security_context: Some(PodSecurityContext {
+            run_as_non_root: Some(true),
+            run_as_user: Some(USER),
+            run_as_group: Some(USER),
+            fs_group: Some(USER),
+            fs_group_change_policy: Some("OnRootMismatch".into()),
+            seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".into(), localhost_profile: None }),
+            ..PodSecurityContext::default()
+        }),
+        runtime_class_name: template.runtime_class_name.clone(),
+        node_selector: (!template.node_selector.is_empty()).then(|| template.node_selector.clone()),
+        tolerations: (!template.tolerations.is_empty()).then(|| template.tolerations.clone()),
+        image_pull_secrets: (!template.image_pull_secrets.is_empty()).then(|| {
+            template
+                .image_pull_secrets
+                .iter()
+                .map(|s| LocalObjectReference { name: s.name.clone() })
+                .collect()
+        }),
+        init_containers: Some(vec![checkout(spec, runner)]),
+        containers: vec![agent(spec), publish(spec, runner)],
+        volumes: Some(volumes(spec)),
+        ..PodSpec::default()
+    }
+}
+
+/// `activeDeadlineSeconds`: a bound on the whole Pod, beyond the timebox that the runner keeps.
+pub fn deadline_seconds(spec: &RunSpec) -> i64 {
+    let timebox = GoDuration::or(Some(&spec.inputs.timebox), Duration::from_secs(3600)).as_secs();
+    let commands = i64::try_from(spec.inputs.commands.len()).unwrap_or(50);
+    DEADLINE_START_SECS
+        + i64::try_from(timebox).unwrap_or(86_400)
+        + DEADLINE_COMMAND_SECS * commands
+        + DEADLINE_PUBLISH_SECS
+}
+
+fn checkout(spec: &RunSpec, runner: &RunnerImage) -> Container {
+    let mut mounts = vec![
+        mount("opentiger", path::BIN, false),
+        mount("repo", path::BARE, false),
+        mount("workspace", path::WORKSPACE, false),
+        mount("exchange", path::EXCHANGE, false),
+        mount("inputs", "/inputs", true),
+        mount("scratch", "/tmp", false),
+    ];
+    mounts.extend(credentials_mount(spec));
+    Container {
+        name: container::CHECKOUT.into(),
+        image: Some(runner.image.clone()),
+        image_pull_policy: Some(runner.pull_policy.clone()),
+        command: Some(vec!["/opentiger-runner".into(), "checkout".into()]),
+        env: Some(vec![env("HOME", "/tmp")]),
+        resources: Some(runner_resources()),
+        security_context: Some(security_context()),
+        volume_mounts: Some(mounts),
+        ..Container::default()
+    }
+}
+
+fn agent(spec: &RunSpec) -> Container {
+    let template = &spec.template;
+    let window = GoDuration::or(Some(&spec.limits.agent_liveness_window), Duration::from_secs(120)).as_secs();
+    let period = i32::try_from((window / 4).clamp(5, 60)).unwrap_or(30);
+    Container {
+        name: container::AGENT.into(),
+        image: Some(template.image.clone()),
+        image_pull_policy: Some(template.image_pull_policy.word().into()),
+        command: Some(vec![path::RUNNER.into(), "execute".into()]),
+        working_dir: Some(path::CHECKOUT.into()),
+        env: Some(vec![env("HOME", path::HOME)]),
+        env_from: template.credentials_secret_ref.as_ref().map(|secret| {
+            vec![EnvFromSource {
+                secret_ref: Some(SecretEnvSource { name: secret.name.clone(), optional: None }),
+                ..EnvFromSource::default()
+            }]
+        }),
+        resources: Some(agent_resources(spec)),
+        security_context: Some(security_context()),
+        liveness_probe: Some(Probe {
+            exec: Some(ExecAction {
+                command: Some(vec![
+                    path::RUNNER.into(),
+                    "alive".into(),
+                    "--window".into(),
+                    format!("{window}s"),
+                ]),
+            }),
+            initial_delay_seconds: Some(period),
+            period_seconds: Some(period),
+            timeout_seconds: Some(10),
+            failure_threshold: Some(2),
+            ..Probe::default()
+        }),
+        volume_mounts: Some(vec![
+            mount("opentiger", path::BIN, true),
+            mount("workspace", path::WORKSPACE, false),
+            mount("exchange", path::EXCHANGE, false),
+            mount("inputs", "/inputs", true),
+            mount("home", path::HOME, false),
+            mount("tmp", "/tmp", false),
+        ]),
+        ..Container::default()
+    }
+}
+
+fn publish(spec: &RunSpec, runner: &RunnerImage) -> Container {
+    let mut mounts = vec![
+        mount("repo", path::BARE, false),
+        mount("workspace", path::WORKSPACE, true),
+        mount("exchange", path::EXCHANGE, true),
+        mount("inputs", "/inputs", true),
+        mount("scratch", "/tmp", false),
+    ];
+    mounts.extend(credentials_mount(spec));
+    Container {
+        name: container::PUBLISH.into(),
+        image: Some(runner.image.clone()),
+        image_pull_policy: Some(runner.pull_policy.clone()),
+        command: Some(vec!["/opentiger-runner".into(), "publish".into()]),
+        env: Some(vec![env("HOME", "/tmp")]),
+        resources: Some(runner_resources()),
+        security_context: Some(security_context()),
+        volume_mounts: Some(mounts),
+        ..Container::default()
+    }
+}
+
+fn volumes(spec: &RunSpec) -> Vec<Volume> {
+    let mut volumes = vec![
+        empty_dir("opentiger", "128Mi"),
+        empty_dir("repo", "8Gi"),
+        empty_dir("workspace", "16Gi"),
+        empty_dir("exchange", "16Mi"),
+        empty_dir("home", "4Gi"),
+        empty_dir("tmp", "4Gi"),
+        empty_dir("scratch", "4Gi"),
+        Volume {
+            name: "inputs".into(),
+            downward_api: Some(DownwardAPIVolumeSource {
+                items: Some(vec![DownwardAPIVolumeFile {
+                    path: "run.json".into(),
+                    field_ref: Some(ObjectFieldSelector {
+                        field_path: format!("metadata.annotations['{}']", labels::INPUTS),
+                        api_version: None,
+                    }),
+                    ..DownwardAPIVolumeFile::default()
+                }]),
+                default_mode: None,
+            }),
+            ..Volume::default()
+        },
+    ];
+    volumes.extend(spec.repository.credentials_secret_ref.as_ref().map(|secret| Volume {
+        name: "git-credentials".into(),
+        secret: Some(SecretVolumeSource {
+            secret_name: Some(secret.name.clone()),
+            default_mode: Some(0o440),
+            ..SecretVolumeSource::default()
+        }),
+        ..Volume::default()
+    }));
+    volumes
+}
+
+fn credentials_mount(spec: &RunSpec) -> Option<VolumeMount> {
+    spec.repository.credentials_secret_ref.as_ref().map(|_| mount("git-credentials", path::CREDENTIALS, true))
+}
+
+fn empty_dir(name: &str, limit: &str) -> Volume {
+    Volume {
+        name: name.into(),
+        empty_dir: Some(EmptyDirVolumeSource { size_limit: Some(Quantity(limit.into())), medium: None }),
+        ..Volume::default()
+    }
+}
+
+fn mount(name: &str, path: &str, read_only: bool) -> VolumeMount {
+    VolumeMount {
+        name: name.into(),
+        mount_path: path.into(),
+        read_only: read_only.then_some(true),
+        ..VolumeMount::default()
+    }
+}
+
+fn env(name: &str, value: &str) -> EnvVar {
+    EnvVar { name: name.into(), value: Some(value.into()), value_from: None }
+}
+
+fn security_context() -> SecurityContext {
+    SecurityContext {
+        allow_privilege_escalation: Some(false),
+        capabilities: Some(Capabilities { drop: Some(vec!["ALL".into()]), add: None }),
+        read_only_root_filesystem: Some(true),
+        ..SecurityContext::default()
+    }
+}
+
+fn quantities<'a>(items: impl IntoIterator<Item = (&'a str, &'a str)>) -> BTreeMap<String, Quantity> {
+    items.into_iter().map(|(k, v)| (k.to_string(), Quantity(v.to_string()))).collect()
+}
+
+fn runner_resources() -> ResourceRequirements {
+    ResourceRequirements {
+        requests: Some(quantities([("cpu", "50m"), ("memory", "64Mi")])),
+        limits: Some(quantities([("cpu", "2"), ("memory", "1Gi")])),
+        claims: None,
+    }
+}
+
+/// The pool's resources, with a limit for CPU and memory where it names none (invariant S31).
+fn agent_resources(spec: &RunSpec) -> ResourceRequirements {
+    let resources = &spec.template.resources;
+    let mut limits = quantities([("cpu", "2"), ("memory", "4Gi")]);
+    limits.extend(resources.limits.iter().map(|(k, v)| (k.clone(), Quantity(v.clone()))));
+    let mut requests = quantities([("cpu", "100m"), ("memory", "256Mi")]);
+    for (key, value) in &resources.limits {
+        // A request above a smaller limit is refused by the API server.
+        if requests.contains_key(key) && !resources.requests.contains_key(key) {
+            requests.insert(key.clone(), Quantity(value.clone()));
+        }
+    }
+    requests.extend(resources.requests.iter().map(|(k, v)| (k.clone(), Quantity(v.clone()))));
+    ResourceRequirements { requests: Some(requests), limits: Some(limits), claims: None }
+}

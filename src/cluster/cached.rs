@@ -1,0 +1,127 @@
+//! How our kinds and Pods are kept in a store.
+
+use kube::{Resource, ResourceExt};
+
+use super::store::{Cached, Key};
+use crate::crd::{AgentPool, PodFacts, Run, System, Task};
+
+fn key<K: Resource<DynamicType = ()>>(object: &K) -> Key {
+    Key::new(object.namespace().unwrap_or_default(), object.name_any())
+}
+
+fn uid<K: Resource>(object: &K) -> &str {
+    object.meta().uid.as_deref().unwrap_or_default()
+}
+
+fn version<K: Resource>(object: &K) -> u64 {
+    object.meta().resource_version.as_deref().and_then(|v| v.parse().ok()).unwrap_or(0)
+}
+
+impl Cached for Task {
+    fn key(&self) -> Key {
+        key(self)
+    }
+    fn uid(&self) -> &str {
+        uid(self)
+    }
+    fn version(&self) -> u64 {
+        version(self)
+    }
+    fn index(&self) -> Option<&str> {
+        None
+    }
+    /// An ended Task is kept for its name and phase only (dependencies refer to it).
+    fn slim(&mut self) {
+        self.metadata.managed_fields = None;
+        if !self.status.as_ref().is_some_and(|s| s.phase.is_terminal()) {
+            return;
+        }
+        let cancel = self.spec.cancel;
+        self.spec = crate::crd::TaskSpec { cancel, ..Default::default() };
+        self.metadata.annotations = None;
+        if let Some(status) = self.status.as_mut() {
+            status.transitions = Vec::new();
+            status.conditions = Vec::new();
+            status.last_failure = None;
+        }
+    }
+}
+
+impl Cached for Run {
+    fn key(&self) -> Key {
+        key(self)
+    }
+    fn uid(&self) -> &str {
+        uid(self)
+    }
+    fn version(&self) -> u64 {
+        version(self)
+    }
+    /// By the uid of the Task.
+    fn index(&self) -> Option<&str> {
+        Some(&self.spec.task_ref.uid)
+    }
+    /// An ended Run no longer needs the inputs and the template of its Pod.
+    fn slim(&mut self) {
+        self.metadata.managed_fields = None;
+        if self.status.as_ref().is_some_and(|s| s.phase.is_terminal()) {
+            self.spec.inputs = Default::default();
+            self.spec.template = Default::default();
+            self.metadata.annotations = None;
+        }
+    }
+}
+
+impl Cached for AgentPool {
+    fn key(&self) -> Key {
+        key(self)
+    }
+    fn uid(&self) -> &str {
+        uid(self)
+    }
+    fn version(&self) -> u64 {
+        version(self)
+    }
+    /// By namespace: there are few.
+    fn index(&self) -> Option<&str> {
+        self.metadata.namespace.as_deref()
+    }
+    fn slim(&mut self) {
+        self.metadata.managed_fields = None;
+    }
+}
+
+impl Cached for System {
+    fn key(&self) -> Key {
+        key(self)
+    }
+    fn uid(&self) -> &str {
+        uid(self)
+    }
+    fn version(&self) -> u64 {
+        version(self)
+    }
+    fn index(&self) -> Option<&str> {
+        None
+    }
+    fn slim(&mut self) {
+        self.metadata.managed_fields = None;
+    }
+}
+
+impl Cached for PodFacts {
+    fn key(&self) -> Key {
+        Key::new(&self.namespace, &self.name)
+    }
+    fn uid(&self) -> &str {
+        &self.uid
+    }
+    fn version(&self) -> u64 {
+        self.version
+    }
+    /// By the uid of the Task.
+    fn index(&self) -> Option<&str> {
+        Some(&self.task_uid)
+    }
+    fn slim(&mut self) {}
+}

@@ -1,0 +1,95 @@
+//! One watch per kind and namespace, feeding a store. Its stream is never dropped: every error is
+//! logged and counted, and the watch goes on with backoff.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use kube::api::Api;
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Client, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
+use tokio_util::sync::CancellationToken;
+
+use super::store::{Cached, Store};
+use crate::metrics::Metrics;
+
+/// What a complete list named: called after every (re)list with the namespace watched (empty: all).
+pub type Listed = Box<dyn Fn(&str) + Send + Sync>;
+
+/// Watches `K` in `namespace` (all namespaces when `None`), turns each object into `C` and keeps
+/// `store` up to date until `shutdown`.
+pub async fn run<K, C>(
+    client: Client,
+    namespace: Option<String>,
+    selector: Option<&'static str>,
+    convert: fn(K) -> C,
+    store: Arc<Store<C>>,
+    listed: Listed,
+    metrics: Metrics,
+    shutdown: CancellationToken,
+) where
+    K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
+        + Clone
+        + Debug
+        + Send
+        + DeserializeOwned
+        + 'static,
+    C: Cached,
+{
+    let api: Api<K> = match &namespace {
+        Some(ns) => Api::namespaced(client, ns),
+        None => Api::all(client),
+    };
+    let config = watcher::Config { label_selector: selector.map(Into::into), ..watcher::Config::default() };
+    let kind = K::kind(&()).into_owned();
+    let scope = namespace.as_deref().unwrap_or("");
+    let mut stream = Box::pin(
+        watcher(api.clone(), config)
+            .modify(|o| o.meta_mut().managed_fields = None)
+            .backoff(watcher::DefaultBackoff::default()),
+    );
+    loop {
+        let event = tokio::select! {
+            () = shutdown.cancelled() => return,
+            event = stream.next() => event,
+        };
+        match event {
+            Some(Ok(watcher::Event::Init)) => store.list_started(scope),
+            Some(Ok(watcher::Event::InitApply(o) | watcher::Event::Apply(o))) => store.apply(convert(o)),
+            Some(Ok(watcher::Event::Delete(o))) => store.delete(convert(o)),
+            Some(Ok(watcher::Event::InitDone)) => {
+                for key in store.list_done(scope) {
+                    confirm(&api, &store, convert, &key.namespace, &key.name).await;
+                }
+                listed(scope);
+                tracing::debug!(kind, "list complete");
+            }
+            Some(Err(error)) => {
+                metrics.watch_error(&kind);
+                tracing::warn!(kind, error = %error, "watch failed, will retry");
+            }
+            // The watcher's stream has no end; if it had one, ours starts over.
+            None => tokio::time::sleep(Duration::from_secs(1)).await,
+        }
+    }
+}
+
+/// Reads one object that a list did not name although we have just written it.
+async fn confirm<K, C>(api: &Api<K>, store: &Store<C>, convert: fn(K) -> C, namespace: &str, name: &str)
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned,
+    C: Cached,
+{
+    match api.get_opt(name).await {
+        Ok(Some(object)) if object.namespace().as_deref() == Some(namespace) => store.apply(convert(object)),
+        Ok(_) => {
+            let key = super::Key::new(namespace, name);
+            if let Some(object) = store.get(&key) {
+                store.delete(C::clone(&object));
+            }
+        }
+        Err(error) => tracing::warn!(error = %error, "failed to confirm an object, the watch will"),
+    }
+}

@@ -1,0 +1,117 @@
+//! What every controller shares: stores, writer, metrics, and the settings of this operator.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use deadpool_postgres::Pool as Database;
+use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
+
+use crate::build::pod::RunnerImage;
+use crate::cluster::{Change, Key, Store, Writer};
+use crate::crd::{AgentPool, PodFacts, Run, System, Task, system};
+use crate::metrics::Metrics;
+
+/// Shared by all controllers.
+pub struct Context {
+    pub writer: Writer,
+    pub tasks: Arc<Store<Task>>,
+    pub runs: Arc<Store<Run>>,
+    pub pods: Arc<Store<PodFacts>>,
+    pub pools: Arc<Store<AgentPool>>,
+    pub systems: Arc<Store<System>>,
+    pub metrics: Metrics,
+    pub runner: RunnerImage,
+    /// Where logs are kept; absent: they are not.
+    pub database: Option<Database>,
+    /// Pods that were seen and are gone, by Run uid, until the Run has ended.
+    pub gone_pods: Arc<GonePods>,
+    /// The last refusal to create a Pod, by Run uid.
+    pub refusals: Mutex<HashMap<String, String>>,
+    /// NetworkPolicies applied in this process.
+    pub policies: Applied,
+    /// The terms under which this leader works, by uid of the System.
+    pub terms: Mutex<HashMap<String, i64>>,
+    /// Ends the process: leadership is lost or another leader was seen.
+    pub stop: CancellationToken,
+}
+
+impl Context {
+    /// The clock of the controllers. Pure code gets it as an argument.
+    #[allow(clippy::disallowed_methods)]
+    pub fn now(&self) -> Timestamp {
+        Timestamp::now()
+    }
+
+    /// Whether every first list is complete.
+    pub fn synced(&self) -> bool {
+        self.tasks.synced()
+            && self.runs.synced()
+            && self.pods.synced()
+            && self.pools.synced()
+            && self.systems.synced()
+    }
+
+    /// The System of a namespace.
+    pub fn system(&self, namespace: &str) -> Option<Arc<System>> {
+        self.systems.get(&Key::new(namespace, system::NAME))
+    }
+
+    /// The term under which this leader may create in the namespace of `system`; `None` until it has
+    /// been raised and is visible.
+    pub fn term(&self, system: &System) -> Option<i64> {
+        let uid = system.metadata.uid.as_deref()?;
+        let terms = self.terms.lock().unwrap_or_else(PoisonError::into_inner);
+        terms.get(uid).copied().filter(|term| *term == system.term())
+    }
+}
+
+/// Last states of Pods that are gone while their Run is not over. Bounded by the number of Runs in
+/// progress: an entry is dropped when its Run has ended.
+#[derive(Default)]
+pub struct GonePods {
+    inner: Mutex<HashMap<String, Arc<PodFacts>>>,
+}
+
+impl GonePods {
+    /// Notes a deletion seen by the Pod store.
+    pub fn note(&self, change: &Change<PodFacts>) {
+        if let Change::Deleted(pod) = change
+            && !pod.run_uid.is_empty()
+        {
+            self.lock().insert(pod.run_uid.clone(), pod.clone());
+        }
+    }
+
+    /// The last state of the Pod of this Run.
+    pub fn get(&self, run_uid: &str) -> Option<Arc<PodFacts>> {
+        self.lock().get(run_uid).cloned()
+    }
+
+    /// Forgets the Pod of a Run that has ended.
+    pub fn forget(&self, run_uid: &str) {
+        self.lock().remove(run_uid);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<PodFacts>>> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What was applied last, by uid of the owner, so that an equal object is not applied again.
+#[derive(Default)]
+pub struct Applied {
+    inner: Mutex<HashMap<String, String>>,
+}
+
+impl Applied {
+    /// Whether `content` is what was applied last.
+    pub fn is(&self, uid: &str, content: &str) -> bool {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner).get(uid).is_some_and(|c| c == content)
+    }
+
+    /// Notes what was applied.
+    pub fn note(&self, uid: &str, content: &str) {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner).insert(uid.into(), content.into());
+    }
+}

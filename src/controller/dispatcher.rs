@@ -1,0 +1,351 @@
+//! Dispatcher: the one place where a limit that spans objects is decided (conventions, rule 10).
+//!
+//! One serial loop per namespace feeds `plan::dispatch::Queue` with what the stores accept, and
+//! carries out its plan: create the Run (the name is the claim), then mark the Task Running. It also
+//! says on each long-waiting Task why it waits.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use kube::ResourceExt;
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::context::Context;
+use super::facts::{self, Fact};
+use super::run::until;
+use crate::build::run::{Slot, build_run};
+use crate::cluster::write::Created;
+use crate::cluster::{Cached, Error, Key};
+use crate::crd::task::{ResolvedDependency, condition};
+use crate::crd::{Run, Task, TaskPhase, set_condition};
+use crate::plan::dispatch::{Admission, HolderId, Queue, Wait, Waiting};
+use crate::plan::task::admitted;
+
+/// A reason for waiting is written after this time (design, rule 3.12).
+const SAY_AFTER: Duration = Duration::from_secs(5);
+/// Admissions that are carried out at once.
+const CONCURRENCY: usize = 64;
+/// Wait before an admission that could not be carried out is decided again.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// Which agents of a pool hold a Run or a live Pod. Kept from the same facts as the queue.
+#[derive(Default)]
+pub struct Busy {
+    holders: Mutex<HashMap<HolderId, (Key, String)>>,
+    agents: Mutex<HashMap<Key, HashMap<String, usize>>>,
+}
+
+impl Busy {
+    /// Notes that `holder` sits in slot `agent` of `pool`. Returns whether the pool's count changed.
+    pub fn occupy(&self, holder: &HolderId, pool: Key, agent: String) -> bool {
+        let before = self
+            .holders
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(holder.clone(), (pool.clone(), agent.clone()));
+        if before.is_some() {
+            return false;
+        }
+        let mut agents = self.agents.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = agents.entry(pool).or_default().entry(agent).or_default();
+        *count += 1;
+        *count == 1
+    }
+
+    /// Notes that `holder` is gone. Returns the pool whose count changed.
+    pub fn release(&self, holder: &HolderId) -> Option<Key> {
+        let (pool, agent) = self.holders.lock().unwrap_or_else(PoisonError::into_inner).remove(holder)?;
+        let mut agents = self.agents.lock().unwrap_or_else(PoisonError::into_inner);
+        let slots = agents.get_mut(&pool)?;
+        let count = slots.get_mut(&agent)?;
+        *count -= 1;
+        if *count > 0 {
+            return None;
+        }
+        slots.remove(&agent);
+        Some(pool)
+    }
+
+    /// The agents of a pool that are busy.
+    pub fn agents(&self, pool: &Key) -> HashSet<String> {
+        let agents = self.agents.lock().unwrap_or_else(PoisonError::into_inner);
+        agents.get(pool).map(|slots| slots.keys().cloned().collect()).unwrap_or_default()
+    }
+}
+
+/// The dispatcher of one namespace.
+pub struct Dispatcher {
+    ctx: Arc<Context>,
+    namespace: String,
+    queue: Queue,
+    /// Tasks by uid, for carrying out a plan.
+    names: HashMap<String, String>,
+    waits: Waits,
+    inflight: JoinSet<(String, Result<(), Error>)>,
+}
+
+/// Why Tasks wait, until it has been said.
+#[derive(Default)]
+struct Waits {
+    due: BTreeSet<(Timestamp, String)>,
+    current: HashMap<String, (Timestamp, Wait)>,
+}
+
+impl Waits {
+    fn set(&mut self, waiting: Waiting) {
+        let due = crate::plan::run::add(waiting.since, SAY_AFTER);
+        self.clear(&waiting.task_uid);
+        self.due.insert((due, waiting.task_uid.clone()));
+        self.current.insert(waiting.task_uid, (due, waiting.wait));
+    }
+
+    fn clear(&mut self, uid: &str) {
+        if let Some((due, _)) = self.current.remove(uid) {
+            self.due.remove(&(due, uid.to_string()));
+        }
+    }
+
+    fn take_due(&mut self, now: Timestamp) -> Vec<(String, Wait)> {
+        let mut said = Vec::new();
+        while let Some((at, uid)) = self.due.first().cloned() {
+            if at > now {
+                break;
+            }
+            self.due.remove(&(at, uid.clone()));
+            if let Some((_, wait)) = self.current.remove(&uid) {
+                said.push((uid, wait));
+            }
+        }
+        said
+    }
+}
+
+impl Dispatcher {
+    /// A dispatcher for `namespace`.
+    pub fn new(ctx: Arc<Context>, namespace: String) -> Self {
+        Self {
+            ctx,
+            namespace,
+            queue: Queue::default(),
+            names: HashMap::new(),
+            waits: Waits::default(),
+            inflight: JoinSet::new(),
+        }
+    }
+
+    /// Takes in facts and carries out plans until `shutdown`; then lets what is in flight finish.
+    pub async fn run(mut self, mut inbox: UnboundedReceiver<Fact>, shutdown: CancellationToken) {
+        loop {
+            // Ended admissions first: the facts they caused are in the inbox before they end, so that
+            // a reservation is dropped only when the Run that replaces it is about to be known.
+            while let Some(done) = self.inflight.try_join_next() {
+                self.settle(done);
+            }
+            while let Ok(fact) = inbox.try_recv() {
+                self.take(fact);
+            }
+            let wake_at = self.pass().await;
+            let now = self.ctx.now();
+            let sleep = wake_at.map_or(Duration::from_secs(600), |at| until(at, now));
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                fact = inbox.recv() => match fact {
+                    Some(fact) => self.take(fact),
+                    None => break,
+                },
+                Some(done) = self.inflight.join_next() => self.settle(done),
+                () = tokio::time::sleep(sleep) => {}
+            }
+        }
+        while self.inflight.join_next().await.is_some() {}
+    }
+
+    fn take(&mut self, fact: Fact) {
+        match fact {
+            Fact::Task(task) => {
+                self.names.insert(task.uid.clone(), task.name.clone());
+                if task.phase != TaskPhase::Queued {
+                    self.waits.clear(&task.uid);
+                }
+                self.queue.upsert_task(task);
+            }
+            Fact::TaskGone(uid) => {
+                self.names.remove(&uid);
+                self.waits.clear(&uid);
+                self.queue.remove_task(&uid);
+            }
+            Fact::System(system) => self.queue.set_system(system),
+            Fact::Pool(pool) => self.queue.upsert_pool(pool),
+            Fact::PoolGone(name) => self.queue.remove_pool(&name),
+            Fact::Occupy(holder, facts) => self.queue.occupy(holder, facts),
+            Fact::Release(holder) => self.queue.release(&holder),
+        }
+    }
+
+    /// One pass: plan, carry out, say why Tasks wait. Returns when to look again.
+    async fn pass(&mut self) -> Option<Timestamp> {
+        let now = self.ctx.now();
+        if !self.ctx.synced() {
+            return Some(crate::plan::run::add(now, Duration::from_millis(50)));
+        }
+        let mut wake_at = None;
+        if self.may_dispatch() && self.inflight.len() < CONCURRENCY {
+            let plan = self.queue.plan(now);
+            wake_at = plan.wake_at;
+            for waiting in plan.waits {
+                self.waits.set(waiting);
+            }
+            for (uid, resolved) in plan.resolved {
+                self.record(&uid, &resolved).await;
+            }
+            for admission in plan.admissions {
+                self.admit(admission);
+            }
+        } else if self.inflight.is_empty() {
+            wake_at = Some(crate::plan::run::add(now, Duration::from_millis(100)));
+        }
+        for (uid, wait) in self.waits.take_due(now) {
+            self.say(&uid, &wait).await;
+        }
+        [wake_at, self.waits.due.first().map(|(at, _)| *at)].into_iter().flatten().min()
+    }
+
+    /// Whether this leader's term is in force, or there is nothing it could guard: without a System
+    /// the queue admits nothing and only says so.
+    fn may_dispatch(&self) -> bool {
+        self.ctx.system(&self.namespace).is_none_or(|system| self.ctx.term(&system).is_some())
+    }
+
+    fn admit(&mut self, admission: Admission) {
+        self.waits.clear(&admission.task_uid);
+        let Some(name) = self.names.get(&admission.task_uid).cloned() else {
+            self.queue.abandon(&admission.task_uid, None);
+            return;
+        };
+        let (ctx, key) = (self.ctx.clone(), Key::new(&self.namespace, name));
+        self.inflight.spawn(async move {
+            let uid = admission.task_uid.clone();
+            (uid, apply_admission(&ctx, &key, admission).await)
+        });
+    }
+
+    fn settle(&mut self, done: Result<(String, Result<(), Error>), tokio::task::JoinError>) {
+        match done {
+            // Its Run stands for it by now; one that has ended already does not.
+            Ok((uid, Ok(()))) => self.queue.abandon(&uid, None),
+            Ok((uid, Err(error))) => {
+                let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+                self.ctx.metrics.error("dispatcher", error.class().word());
+                tracing::warn!(error = %error, cause, "admission not carried out, will retry");
+                self.queue.abandon(&uid, Some(crate::plan::run::add(self.ctx.now(), RETRY_AFTER)));
+            }
+            Err(error) => tracing::error!(error = %error, "admission ended unexpectedly"),
+        }
+    }
+
+    fn task(&self, uid: &str) -> Option<Arc<Task>> {
+        let key = Key::new(&self.namespace, self.names.get(uid)?);
+        self.ctx.tasks.get(&key).filter(|task| Cached::uid(task.as_ref()) == uid)
+    }
+
+    /// Writes why a Task waits, when the kind of reason has changed.
+    async fn say(&self, uid: &str, wait: &Wait) {
+        let Some(task) = self.task(uid) else { return };
+        let mut status = task.status.clone().unwrap_or_default();
+        let told = status
+            .conditions
+            .iter()
+            .any(|c| c.type_ == condition::PROGRESSING && c.status == "False" && c.reason == wait.kind());
+        if status.phase != TaskPhase::Queued || told {
+            return;
+        }
+        let now = self.ctx.now();
+        let generation = task.metadata.generation.unwrap_or(0);
+        let detail = wait.detail();
+        status.next = Some(facts::next(wait));
+        set_condition(
+            &mut status.conditions,
+            condition::PROGRESSING,
+            false,
+            wait.kind(),
+            &detail,
+            generation,
+            now,
+        );
+        facts::mark_stalled(&mut status, wait, &detail, generation, now);
+        self.write(&task, &status).await;
+    }
+
+    /// Records dependencies of a still waiting Task as resolved, so that pruning cannot undo them.
+    async fn record(&self, uid: &str, resolved: &[ResolvedDependency]) {
+        let Some(task) = self.task(uid) else { return };
+        let mut status = task.status.clone().unwrap_or_default();
+        if status.phase != TaskPhase::Queued {
+            return;
+        }
+        for dependency in resolved {
+            if !status.resolved_dependencies.contains(dependency) {
+                status.resolved_dependencies.push(dependency.clone());
+            }
+        }
+        self.write(&task, &status).await;
+    }
+
+    async fn write(&self, task: &Task, status: &crate::crd::TaskStatus) {
+        match self.ctx.writer.patch_status(task, task.status.as_ref(), status).await {
+            Ok(Some(written)) => self.ctx.tasks.wrote(written),
+            Ok(None) => {}
+            // The Task has changed meanwhile: the next plan speaks of what it has become.
+            Err(error) => tracing::debug!(error = %error, "reason for waiting not written"),
+        }
+    }
+}
+
+/// Creates the Run and marks the Task Running. The second write may fail: then the task controller
+/// finds the Run and marks the Task.
+async fn apply_admission(ctx: &Context, key: &Key, admission: Admission) -> Result<(), Error> {
+    let task = ctx.tasks.get(key).filter(|t| is_admissible(ctx, t, &admission.task_uid));
+    let Some(task) = task else { return Err(gone(key)) };
+    let (Some(system), Some(pool)) =
+        (ctx.system(&key.namespace), ctx.pools.get(&Key::new(&key.namespace, &admission.pool)))
+    else {
+        return Err(gone(key));
+    };
+    let Some(term) = ctx.term(&system) else { return Err(gone(key)) };
+    let slot = Slot { agent: admission.agent, lane: admission.lane, target_areas: admission.areas, term };
+    let run = match ctx.writer.create(&build_run(&task, &system, &pool, &slot)).await? {
+        Created::New(run) => run,
+        Created::Exists(existing) if is_ours(&existing, &task) => *existing,
+        Created::Exists(_) => return Err(gone(key)),
+    };
+    ctx.metrics.admissions.inc();
+    ctx.runs.wrote(run.clone());
+    let status = admitted(&task, &run, &admission.resolved, ctx.now());
+    match ctx.writer.patch_status(task.as_ref(), task.status.as_ref(), &status).await {
+        Ok(Some(written)) => ctx.tasks.wrote(written),
+        Ok(None) => {}
+        Err(error) => tracing::debug!(error = %error, "task not marked yet, the task controller will"),
+    }
+    Ok(())
+}
+
+/// Whether this is still the Task that was admitted, waiting and without a Run in progress.
+fn is_admissible(ctx: &Context, task: &Task, uid: &str) -> bool {
+    let queued = task.status.as_ref().is_none_or(|s| s.phase == TaskPhase::Queued);
+    let in_progress = |run: &Arc<Run>| run.status.as_ref().is_none_or(|s| !s.phase.is_terminal());
+    Cached::uid(task) == uid && queued && !ctx.runs.by_index(uid).iter().any(in_progress)
+}
+
+fn is_ours(run: &Run, task: &Task) -> bool {
+    let uid = Cached::uid(task);
+    run.owner_references().iter().any(|o| o.uid == uid && o.controller == Some(true))
+}
+
+/// What the plan was made of is no longer there: plan again.
+fn gone(key: &Key) -> Error {
+    Error::Stale { name: key.to_string() }
+}

@@ -1,0 +1,77 @@
+//! Task controller: keeps each Task moving (`plan::task`).
+
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Pod;
+
+use super::context::Context;
+use super::queue::Action;
+use super::run::until;
+use crate::cluster::{Error, Key};
+use crate::crd::system::Recovery;
+use crate::crd::{PodFacts, Run, Task};
+use crate::plan::task::{Observed, TaskPlan, plan_task};
+
+/// Brings one Task a step further.
+///
+/// # Errors
+/// When the status could not be written; the queue retries.
+pub async fn reconcile(ctx: Arc<Context>, key: Key) -> Result<Action, Error> {
+    step(&ctx, &key, false).await
+}
+
+async fn step(ctx: &Context, key: &Key, confirmed: bool) -> Result<Action, Error> {
+    let Some(task) = ctx.tasks.get(key) else { return Ok(Action::Await) };
+    let (runs, pods) = observe(ctx, &task);
+    let runs: Vec<&Run> = runs.iter().map(AsRef::as_ref).collect();
+    let system = ctx.system(&key.namespace);
+    let recovery = system.as_ref().map_or_else(Recovery::default, |s| s.spec.recovery.clone());
+    let now = ctx.now();
+    let observed = Observed {
+        task: &task,
+        runs: &runs,
+        live_pod: pods.iter().any(|p| p.is_live()),
+        confirmed,
+        recovery: &recovery,
+        now,
+    };
+    match plan_task(&observed) {
+        TaskPlan::Wait { until: None } => Ok(Action::Await),
+        TaskPlan::Wait { until: Some(at) } => Ok(Action::After(until(at, now))),
+        TaskPlan::Confirm { run } => {
+            if apply_confirmation(ctx, &key.namespace, &run).await? {
+                // What was found has been put into the caches, which wakes this Task again.
+                return Ok(Action::Await);
+            }
+            Box::pin(step(ctx, key, true)).await
+        }
+        TaskPlan::Write(status) => {
+            let written = ctx.writer.patch_status(task.as_ref(), task.status.as_ref(), &status).await?;
+            if let Some(written) = written {
+                tracing::info!(task = %key, phase = status.phase.word(), "task moved");
+                ctx.tasks.wrote(written);
+            }
+            Ok(Action::Await)
+        }
+    }
+}
+
+/// Reads a Run and its Pod from the API server into the caches. Returns whether either exists.
+async fn apply_confirmation(ctx: &Context, namespace: &str, run: &str) -> Result<bool, Error> {
+    let found = ctx.writer.read::<Run>(namespace, run).await?;
+    let pod = ctx.writer.read::<Pod>(namespace, run).await?.map(PodFacts::from);
+    let exists = found.is_some() || pod.as_ref().is_some_and(|p| p.run == run && p.is_live());
+    if let Some(found) = found {
+        ctx.runs.wrote(found);
+    }
+    if let Some(pod) = pod.filter(|p| p.run == run) {
+        ctx.pods.wrote(pod);
+    }
+    Ok(exists)
+}
+
+/// Runs and Pods of this very Task, not of a predecessor of the same name.
+fn observe(ctx: &Context, task: &Task) -> (Vec<Arc<Run>>, Vec<Arc<PodFacts>>) {
+    let uid = task.metadata.uid.as_deref().unwrap_or_default();
+    (ctx.runs.by_index(uid), ctx.pods.by_index(uid))
+}

@@ -1,0 +1,171 @@
+//! What the failure of a verification command means: its code (spec agents 3.10, correction 5) and
+//! whether it may be skipped (3.7).
+//!
+//! Of the skip rules those for explicit commands are here; there are no automatic commands, so their
+//! rows, the light check and the inline recoveries (3.6 a, d, e) do not apply. Pure.
+
+use std::sync::LazyLock;
+
+use regex::Regex;
+
+use super::parse;
+use crate::plan::policy::normalise;
+
+/// What a failed command's output says, tried in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Signal {
+    MissingMakeTarget,
+    NoTestFiles,
+    MissingScript,
+    UnsupportedFormat,
+    Bootstrap,
+}
+
+/// Each signal's texts; `A ; B` needs both, wherever they stand.
+const SIGNALS: [(Signal, &[&str]); 20] = [
+    (Signal::MissingMakeTarget, &["no rule to make target"]),
+    (Signal::NoTestFiles, &["no test files found"]),
+    (Signal::NoTestFiles, &["no tests found"]),
+    (Signal::NoTestFiles, &["no files found matching"]),
+    (Signal::MissingScript, &["err_pnpm_no_script"]),
+    (Signal::MissingScript, &["missing script"]),
+    // Whole words (correction 5): `typescript: command not found` is a missing program.
+    (Signal::MissingScript, &[r"\bcommand\b", r"\bnot found\b", r"\bscript\b"]),
+    (Signal::MissingScript, &[r"could not read package\.json"]),
+    (Signal::MissingScript, &["enoent", r"package\.json"]),
+    (Signal::UnsupportedFormat, &["unsupported command format"]),
+    (Signal::UnsupportedFormat, &["shell operators", "not allowed"]),
+    (Signal::UnsupportedFormat, &["unsupported shell builtin in verification command"]),
+    (Signal::Bootstrap, &["missing dependency|cannot find dependency|command not found"]),
+    // A program that is not there, started without a shell (trap Q26).
+    (Signal::Bootstrap, &[r"\bspawn (?:\S+ )?enoent\b"]),
+    (Signal::Bootstrap, &["sh:", "not found"]),
+    (Signal::Bootstrap, &["unsupported engine", "\"node\""]),
+    (Signal::Bootstrap, &["requires node|expected node version"]),
+    (Signal::Bootstrap, &["err_require_esm", r"node_modules|/\.pnpm/"]),
+    (Signal::Bootstrap, &[r"\bnot supported\b", r"\bnode\b"]),
+    (Signal::Bootstrap, &["cannot find package|module path.*to exist, but none could be found"]),
+];
+
+static COMPILED: LazyLock<Vec<(Signal, Vec<Regex>)>> = LazyLock::new(|| {
+    let all = |texts: &[&str]| {
+        texts.iter().map(|text| Regex::new(&format!("(?s){text}"))).collect::<Result<Vec<_>, _>>()
+    };
+    SIGNALS.iter().filter_map(|(signal, texts)| Some((*signal, all(texts).ok()?))).collect()
+});
+
+fn signal(command: &str, output: &str) -> Option<Signal> {
+    let lower = output.to_lowercase();
+    let says = |(_, texts): &&(Signal, Vec<Regex>)| texts.iter().all(|text| text.is_match(&lower));
+    let first = COMPILED.iter().find(says).map(|(signal, _)| *signal);
+    match first {
+        Some(signal) if signal != Signal::Bootstrap => Some(signal),
+        Some(_) | None if command.contains("$(") => Some(Signal::UnsupportedFormat),
+        None if misses_package(output, &lower) => Some(Signal::Bootstrap),
+        other => other,
+    }
+}
+
+/// A module that is no file of the repository, missed by a tool inside `node_modules`.
+fn misses_package(output: &str, lower: &str) -> bool {
+    static MODULE: LazyLock<Option<Regex>> =
+        LazyLock::new(|| Regex::new(r#"(?i)cannot find module ['"]([^'"]+)['"]"#).ok());
+    let module = MODULE.as_ref().and_then(|module| module.captures(output)).and_then(|found| found.get(1));
+    let Some(module) = module.map(|module| module.as_str().trim()) else {
+        return false;
+    };
+    let drive = module.get(1..3).is_some_and(|text| matches!(text, ":/" | ":\\"));
+    let local = module.starts_with(['.', '/']) || drive;
+    let by_tool = lower.contains("failed to load config from") || lower.contains("imported from");
+    !local && by_tool && lower.contains("node_modules")
+}
+
+/// The failure code of `commands[index]`, whose output was `output`.
+pub fn failure_code(commands: &[&str], index: usize, output: &str) -> &'static str {
+    let command = commands.get(index).copied().unwrap_or_default();
+    match signal(command, output) {
+        Some(Signal::MissingMakeTarget) => "verification_command_missing_make_target",
+        Some(Signal::NoTestFiles) => "verification_command_no_test_files",
+        Some(Signal::MissingScript) => "verification_command_missing_script",
+        Some(Signal::UnsupportedFormat) => "verification_command_unsupported_format",
+        Some(Signal::Bootstrap) => "setup_or_bootstrap_issue",
+        None if is_sequence_issue(commands, index, output) => "verification_command_sequence_issue",
+        None => "verification_command_failed",
+    }
+}
+
+/// Directories whose content is built.
+const BUILT: [&str; 8] = ["artifact", "artifacts", "build", "debug", "dist", "out", "release", "target"];
+
+/// A silent `test -f` on something built, straight after a command that cleans.
+fn is_sequence_issue(commands: &[&str], index: usize, output: &str) -> bool {
+    static PRESENCE: LazyLock<Option<Regex>> =
+        LazyLock::new(|| Regex::new(r"(?i)^test\s+-(?:f|s)\s+(.+)$").ok());
+    let before = index.checked_sub(1).and_then(|before| commands.get(before));
+    let (Some(command), Some(before)) = (commands.get(index), before) else {
+        return false;
+    };
+    let target = PRESENCE.as_ref().and_then(|presence| presence.captures(command.trim()));
+    let Some(target) = target.and_then(|found| found.get(1)) else {
+        return false;
+    };
+    let target = normalise(target.as_str()).to_lowercase();
+    let built = !target.contains("..")
+        && !target.contains('*')
+        && target.split('/').any(|name| BUILT.contains(&name));
+    built && output.trim().is_empty() && cleans(before)
+}
+
+fn cleans(command: &str) -> bool {
+    static SCRIPT: LazyLock<Option<Regex>> =
+        LazyLock::new(|| Regex::new(r"\b(?:clean|distclean|clobber)\b").ok());
+    let lower = command.to_lowercase();
+    let mut words = lower.split_whitespace();
+    match words.next() {
+        Some("make") => words.any(|word| word.contains("clean")),
+        Some("npm" | "pnpm" | "yarn" | "bun") => {
+            SCRIPT.as_ref().is_some_and(|script| script.is_match(&Vec::from_iter(words).join(" ")))
+        }
+        Some(_) | None => false,
+    }
+}
+
+/// Where a failed command stands.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Position {
+    /// More commands follow.
+    pub more_follow: bool,
+    /// An earlier command has really passed.
+    pub earlier_passed: bool,
+    /// Nothing but documentation was changed.
+    pub documentation_only: bool,
+    /// Nothing was changed, and that is acceptable.
+    pub no_change: bool,
+}
+
+/// Whether the failure of an explicit command may be passed over (spec agents 3.7, column "explicit").
+pub fn may_skip(command: &str, output: &str, position: Position) -> bool {
+    let Position { more_follow, earlier_passed, documentation_only, no_change } = position;
+    match signal(command, output) {
+        None | Some(Signal::Bootstrap) => is_recursive(command) && earlier_passed && !more_follow,
+        Some(_) if more_follow => true,
+        Some(Signal::UnsupportedFormat) if earlier_passed => true,
+        Some(_) => documentation_only || no_change,
+    }
+}
+
+/// Whether the command runs a script in every package of a workspace.
+pub fn is_recursive(command: &str) -> bool {
+    let Ok(parsed) = parse(command) else {
+        return false;
+    };
+    let flags: &[&str] = match parsed.program.to_lowercase().as_str() {
+        "pnpm" => &["-r", "--recursive"],
+        "npm" => &["-ws", "--workspaces"],
+        _ => return false,
+    };
+    let recursive = parsed.args.iter().any(|arg| flags.contains(&arg.trim().to_lowercase().as_str()));
+    let filtered =
+        parsed.args.iter().any(|arg| arg == "--filter" || arg.to_lowercase().starts_with("--filter="));
+    recursive && !filtered
+}

@@ -1,0 +1,327 @@
+//! How a Run ended, read from its Pod: first the result that `publish` reported, then what the
+//! kubelet says of Pod and containers.
+
+use jiff::Timestamp;
+
+use super::classify;
+use crate::crd::wire::{ContainerResult, Outcome, container};
+use crate::crd::{
+    ContainerState, FailureClass, PodFacts, PodPhase, Run, RunPhase, RunStatus, Terminated, TokenUsage,
+};
+
+/// Failure codes of faults that no runner reports.
+pub mod code {
+    /// The Pod vanished while it ran.
+    pub const POD_LOST: &str = "pod_lost";
+    /// The Pod never started.
+    pub const POD_NOT_STARTED: &str = "pod_not_started";
+    /// The node or the cluster ended the Pod.
+    pub const POD_DISRUPTED: &str = "pod_disrupted";
+    /// The Task does not fit into a Pod.
+    pub const INPUTS_TOO_LARGE: &str = "inputs_too_large";
+    /// Clone or push failed for reasons outside the Task.
+    pub const INFRA: &str = "infrastructure_fault";
+}
+
+/// The terminal part of a Run's status.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Verdict {
+    pub phase: RunPhase,
+    pub code: String,
+    pub class: Option<FailureClass>,
+    pub started: Option<Timestamp>,
+    pub finished: Timestamp,
+    pub branch: String,
+    pub head: String,
+    pub changed_files: Option<i64>,
+    pub tokens: Option<TokenUsage>,
+    pub retry_at: Option<Timestamp>,
+    pub summary: String,
+}
+
+impl Verdict {
+    fn new(phase: RunPhase, finished: Timestamp, summary: &str) -> Self {
+        Self {
+            phase,
+            code: String::new(),
+            class: None,
+            started: None,
+            finished,
+            branch: String::new(),
+            head: String::new(),
+            changed_files: None,
+            tokens: None,
+            retry_at: None,
+            summary: cut(summary),
+        }
+    }
+
+    /// Cancelled at no cost.
+    pub fn cancelled(now: Timestamp, summary: &str) -> Self {
+        Self::new(RunPhase::Cancelled, now, summary)
+    }
+
+    /// Failed by a fault of the cluster.
+    pub fn infra(now: Timestamp, code: &str, summary: &str) -> Self {
+        Self {
+            code: code.into(),
+            class: Some(FailureClass::Infra),
+            ..Self::new(RunPhase::Failed, now, summary)
+        }
+    }
+
+    /// The Task's inputs do not fit into a Pod.
+    pub fn refused_inputs(now: Timestamp, why: &str) -> Self {
+        Self::failed(now, code::INPUTS_TOO_LARGE, why)
+    }
+
+    fn failed(now: Timestamp, code: &str, summary: &str) -> Self {
+        let class = classify::classify(code, summary).class;
+        Self { code: code.into(), class: Some(class), ..Self::new(RunPhase::Failed, now, summary) }
+    }
+
+    /// The status with this verdict in it.
+    pub fn status(&self, run: &Run, generation: i64) -> RunStatus {
+        let mut status = run.status.clone().unwrap_or_default();
+        status.phase = self.phase;
+        status.failure_code.clone_from(&self.code);
+        status.failure_class = self.class;
+        status.started_at = self.started;
+        status.finished_at = Some(self.finished);
+        status.branch.clone_from(&self.branch);
+        status.head_commit.clone_from(&self.head);
+        status.changed_files = self.changed_files;
+        status.tokens = self.tokens;
+        status.retry_at = self.retry_at;
+        status.summary.clone_from(&self.summary);
+        status.observed_generation = generation;
+        status
+    }
+}
+
+/// The verdict on a Pod whose containers have all ended.
+pub fn of_pod(run: &Run, pod: &PodFacts, cancelled: bool, now: Timestamp) -> Verdict {
+    let agent = terminated(pod, container::AGENT);
+    let publish = terminated(pod, container::PUBLISH);
+    let checkout = terminated(pod, container::CHECKOUT);
+    let mut verdict = match publish.and_then(|t| ContainerResult::from_message(&t.message)) {
+        Some(result) => of_result(run, &result, agent, cancelled, now),
+        None => without_result(pod, checkout, agent, publish, cancelled, now),
+    };
+    verdict.started = agent.and_then(|t| t.started).or_else(|| checkout.and_then(|t| t.started));
+    verdict.finished = publish.or(agent).or(checkout).and_then(|t| t.finished).unwrap_or(now);
+    verdict
+}
+
+fn of_result(
+    run: &Run,
+    result: &ContainerResult,
+    agent: Option<&Terminated>,
+    cancelled: bool,
+    now: Timestamp,
+) -> Verdict {
+    let code = result.failure_code.as_deref().unwrap_or("execution_failed");
+    let mut verdict = match result.outcome {
+        Outcome::Success | Outcome::Noop => Verdict::new(RunPhase::Success, now, &result.summary),
+        Outcome::Cancelled if cancelled => Verdict::cancelled(now, "cancelled by spec.cancel"),
+        Outcome::Cancelled => Verdict::infra(now, code::POD_DISRUPTED, "the Pod was ended from outside"),
+        Outcome::Infra => {
+            Verdict::infra(now, result.failure_code.as_deref().unwrap_or(code::INFRA), &result.summary)
+        }
+        Outcome::QuotaWait => Verdict::failed(now, "quota_failure", &result.summary),
+        Outcome::NeedsRework => Verdict::failed(now, code, &result.summary),
+        // The agent left no word; its container's end may say more than `publish` can see.
+        Outcome::Failed => match agent.and_then(killed) {
+            Some((code, summary)) => Verdict::failed(now, code, &summary),
+            None => Verdict::failed(now, code, &result.summary),
+        },
+    };
+    verdict.retry_at = result.retry_at;
+    verdict.tokens = result.tokens;
+    verdict.changed_files = result.changed_files;
+    if verdict.phase == RunPhase::Success {
+        verdict.branch = result.branch.clone().unwrap_or_default();
+        verdict.head = result.head.clone().unwrap_or_default();
+        if verdict.branch.is_empty() && result.outcome == Outcome::Success {
+            verdict.branch.clone_from(&run.spec.repository.branch);
+        }
+    }
+    verdict
+}
+
+fn without_result(
+    pod: &PodFacts,
+    checkout: Option<&Terminated>,
+    agent: Option<&Terminated>,
+    publish: Option<&Terminated>,
+    cancelled: bool,
+    now: Timestamp,
+) -> Verdict {
+    if cancelled {
+        return Verdict::cancelled(now, "cancelled by spec.cancel");
+    }
+    if let Some(why) = &pod.disruption {
+        return Verdict::infra(now, code::POD_DISRUPTED, &format!("the cluster ended the Pod: {why}"));
+    }
+    match pod.reason.as_str() {
+        // Its own doing: an emptyDir over its limit, or memory (design, rule 3.8).
+        "Evicted" => {
+            return Verdict::failed(
+                now,
+                "environment_issue",
+                &format!("the Pod was evicted: {}", pod.message),
+            );
+        }
+        "DeadlineExceeded" => {
+            return Verdict::failed(
+                now,
+                "transient_or_flaky_failure",
+                "the Pod ran longer than its deadline and timed out",
+            );
+        }
+        "NodeLost"
+        | "NodeShutdown"
+        | "Shutdown"
+        | "Terminated"
+        | "NodeAffinity"
+        | "UnexpectedAdmissionError"
+        | "OutOfcpu"
+        | "OutOfmemory"
+        | "OutOfpods"
+        | "OutOfephemeral-storage"
+        | "Preempting" => {
+            return Verdict::infra(
+                now,
+                code::POD_DISRUPTED,
+                &format!("the node refused or ended the Pod: {} {}", pod.reason, pod.message),
+            );
+        }
+        _ => {}
+    }
+    if let Some(t) = checkout
+        && t.exit_code != 0
+    {
+        return of_checkout(t, now);
+    }
+    if let Some((code, summary)) = agent.and_then(killed) {
+        return Verdict::failed(now, code, &summary);
+    }
+    if agent.is_some_and(cannot_start) {
+        let why = agent.map(|t| t.message.as_str()).unwrap_or_default();
+        return Verdict::infra(
+            now,
+            code::POD_NOT_STARTED,
+            &format!("the agent container cannot start: {why}"),
+        );
+    }
+    if pod.phase == PodPhase::Failed || publish.is_some() {
+        let exits = |name: &str, t: Option<&Terminated>| {
+            t.map(|t| format!("{name} exit {} {}", t.exit_code, t.reason))
+                .unwrap_or_else(|| format!("{name} not started"))
+        };
+        let summary = format!(
+            "the Pod ended without a result: {}, {} {}",
+            exits("agent", agent),
+            exits("publish", publish),
+            pod.message
+        );
+        return Verdict::failed(now, "model_or_unknown_failure", summary.trim());
+    }
+    Verdict::infra(now, code::POD_LOST, "the Pod ended without a result")
+}
+
+fn of_checkout(t: &Terminated, now: Timestamp) -> Verdict {
+    let Some(result) = ContainerResult::from_message(&t.message) else {
+        if cannot_start(t) {
+            return Verdict::infra(
+                now,
+                code::POD_NOT_STARTED,
+                &format!("the checkout container cannot start: {}", t.message),
+            );
+        }
+        return Verdict::infra(
+            now,
+            code::INFRA,
+            &format!("checkout ended with exit code {} {}", t.exit_code, t.reason),
+        );
+    };
+    match result.outcome {
+        Outcome::Infra | Outcome::Cancelled => {
+            Verdict::infra(now, result.failure_code.as_deref().unwrap_or(code::INFRA), &result.summary)
+        }
+        Outcome::Failed | Outcome::NeedsRework | Outcome::QuotaWait | Outcome::Success | Outcome::Noop => {
+            Verdict::failed(
+                now,
+                result.failure_code.as_deref().unwrap_or("setup_or_bootstrap_issue"),
+                &result.summary,
+            )
+        }
+    }
+}
+
+/// The verdict on a Pod that vanished before it ended.
+pub fn of_lost_pod(pod: &PodFacts, now: Timestamp) -> Verdict {
+    let waiting = pod.containers.iter().find_map(|c| match &c.state {
+        ContainerState::Waiting { reason, message }
+            if !matches!(reason.as_str(), "" | "PodInitializing" | "ContainerCreating") =>
+        {
+            Some(format!("container {}: {reason}: {message}", c.name))
+        }
+        ContainerState::Waiting { reason: _, message: _ }
+        | ContainerState::Running { started: _ }
+        | ContainerState::Terminated(_) => None,
+    });
+    let started = matches!(
+        pod.container(container::AGENT),
+        Some(ContainerState::Running { started: _ } | ContainerState::Terminated(_))
+    );
+    match (started, waiting, &pod.unschedulable, &pod.disruption) {
+        (_, _, _, Some(why)) => {
+            Verdict::infra(now, code::POD_DISRUPTED, &format!("the cluster ended the Pod: {why}"))
+        }
+        (false, Some(why), _, _) => {
+            Verdict::infra(now, code::POD_NOT_STARTED, &format!("the Pod did not start: {why}"))
+        }
+        (false, None, Some(why), _) if pod.node.is_empty() => {
+            Verdict::infra(now, code::POD_NOT_STARTED, &format!("no node took the Pod: {why}"))
+        }
+        (false, None, _, None) => {
+            Verdict::infra(now, code::POD_NOT_STARTED, "the Pod was deleted before it started")
+        }
+        (true, _, _, None) => Verdict::infra(now, code::POD_LOST, "the Pod was deleted while it ran"),
+    }
+}
+
+/// Code and summary for an agent container that the kernel or the kubelet killed.
+fn killed(t: &Terminated) -> Option<(&'static str, String)> {
+    if t.reason == "OOMKilled" {
+        return Some((
+            "environment_issue",
+            "the agent ran out of memory: raise resources.limits.memory of the AgentPool".to_string(),
+        ));
+    }
+    (t.exit_code == 137 || t.exit_code == 139 || t.exit_code == 134).then(|| {
+        (
+            "model_or_unknown_failure",
+            format!("the agent was killed (exit code {}): by a crash, or by the liveness probe after no sign of life", t.exit_code),
+        )
+    })
+}
+
+/// Whether the container's program could not be started at all.
+fn cannot_start(t: &Terminated) -> bool {
+    matches!(t.reason.as_str(), "StartError" | "ContainerCannotRun")
+}
+
+fn terminated<'a>(pod: &'a PodFacts, name: &str) -> Option<&'a Terminated> {
+    match pod.container(name) {
+        Some(ContainerState::Terminated(t)) => Some(t),
+        Some(ContainerState::Waiting { reason: _, message: _ } | ContainerState::Running { started: _ })
+        | None => None,
+    }
+}
+
+/// Within the schema's bound of 2048 characters.
+fn cut(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control() || *c == '\n').take(2000).collect()
+}

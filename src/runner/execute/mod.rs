@@ -1,0 +1,393 @@
+//! Container `agent`: the executor works on the checkout, its work is verified, the result is said.
+//!
+//! What is said here is testimony; `publish` recomputes the change and applies the policy again. There
+//! is no token in this container. Must not commit, push, or reach the cluster.
+
+mod changes;
+pub(super) mod descendants;
+pub mod heartbeat;
+mod mask;
+pub mod mock;
+mod output;
+pub(super) mod process;
+mod prompt;
+
+use std::ffi::OsString;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
+
+use self::changes::{Baseline, Changes};
+use self::heartbeat::Heartbeat;
+use self::mask::{Mask, secret_names};
+use self::process::{Ending, Finished, Output, Program, Supervisor};
+use self::prompt::Files;
+use super::exchange::{self, AgentEnd};
+use super::verify::{self, Verdict, Verification};
+use crate::crd::pool::{ExecutorType, MockExecutor, Role};
+use crate::crd::wire::{ContainerResult, Inputs, Outcome};
+use crate::plan::command::{docser, empty};
+use crate::plan::policy::{Policy, Violation, is_documentation, relevant};
+use crate::plan::quota;
+
+/// Time between SIGTERM and SIGKILL, after the time limit and after a stop alike: within half of the
+/// Pod's grace period of 30 s (design 4).
+pub const KILL_AFTER: &str = "10s";
+/// Time for one verification command (spec agents 1.9).
+pub const COMMAND_LIMIT: &str = "5m";
+/// A line repeated this often in a row is a model that is stuck (spec agents 2.3).
+pub const LOOP_LIMIT: usize = 2_000;
+/// Violations that a summary names.
+const NAMED_VIOLATIONS: usize = 10;
+/// Characters of an executor's last words in a summary.
+const SAID_CHARS: usize = 600;
+
+/// What the run needs besides its inputs.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The checkout to work on.
+    pub checkout: PathBuf,
+    /// Shared with `publish`.
+    pub exchange: PathBuf,
+    /// The input document, handed to the mock executor.
+    pub inputs: PathBuf,
+    /// This program.
+    pub executable: PathBuf,
+    /// The container's environment.
+    pub environment: Vec<(OsString, OsString)>,
+    /// The clock.
+    pub now: fn() -> Timestamp,
+    /// Time between SIGTERM and SIGKILL.
+    pub kill_after: Duration,
+    /// Time for one verification command.
+    pub command_limit: Duration,
+}
+
+/// Does the work of container `agent`, from the rendezvous to the result. The result is written to the
+/// exchange directory before this returns; while the returned end of the FIFO is held, `publish` waits.
+pub async fn run(
+    inputs: &Inputs,
+    settings: &Settings,
+    stop: CancellationToken,
+) -> (ContainerResult, Option<AgentEnd>) {
+    let heartbeat = Heartbeat::new(&settings.exchange);
+    heartbeat.beat();
+    let mask = Mask::of(&settings.environment);
+    let mut supervisor = match Supervisor::new(stop, heartbeat, mask, settings.kill_after) {
+        Ok(supervisor) => supervisor,
+        Err(error) => {
+            return (infra("failed to set up the supervision of processes", &error), None);
+        }
+    };
+    let dir = settings.exchange.clone();
+    let open = tokio::task::spawn_blocking(move || exchange::open_as_agent(&dir));
+    let end = match supervisor.beat_while(open).await {
+        None => return (cancelled(), None),
+        Some(Ok(Ok(end))) => end,
+        Some(Ok(Err(error))) => return (infra("failed to meet publish", &error), None),
+        Some(Err(error)) => {
+            return (infra("failed to meet publish", &io::Error::other(error)), None);
+        }
+    };
+    let mut result = match work(&mut supervisor, inputs, settings).await {
+        Ok(result) | Err(result) => result,
+    };
+    result.summary = supervisor.mask().hide(result.summary).into_owned();
+    if let Err(error) = exchange::write_result(&settings.exchange, &result) {
+        eprintln!("[opentiger] failed to write the result for publish: {error}");
+    }
+    (result, Some(end))
+}
+
+fn infra(what: &str, error: &io::Error) -> ContainerResult {
+    ContainerResult::failure(Outcome::Infra, "runner_failed", format!("{what}: {error}"))
+}
+
+fn cancelled() -> ContainerResult {
+    ContainerResult {
+        summary: "the agent was told to stop".into(),
+        ..ContainerResult::new(Outcome::Cancelled)
+    }
+}
+
+/// The steps in order. `Err` is the result of a step that ends the work early.
+async fn work(
+    supervisor: &mut Supervisor,
+    inputs: &Inputs,
+    settings: &Settings,
+) -> Result<ContainerResult, ContainerResult> {
+    let policy = readable_inputs(inputs)?;
+    let files = prompt::write(&settings.exchange, inputs)
+        .map_err(|error| infra("failed to write the prompt", &error))?;
+    let plain = without_secrets(&settings.environment);
+    let marker = settings.exchange.join("agent.start");
+    let baseline = changes::baseline(supervisor, &settings.checkout, &marker, &plain).await;
+    let baseline = baseline.map_err(|error| infra("failed to remember the checkout", &error))?;
+    let timed_out = execute(supervisor, inputs, settings, &files).await?;
+    let changes = changes_since(supervisor, settings, &baseline, &plain).await?;
+    let relevant = relevant(changes.paths(), |path| settings.checkout.join(path).is_file());
+    if relevant.is_empty() {
+        empty_change(inputs, timed_out.as_ref(), settings)?;
+    } else if changes.is_exact() {
+        within_policy(&policy, &relevant)?;
+    }
+    verified(supervisor, inputs, settings, &plain, &relevant)
+        .await
+        .map_err(|result| after_timeout(result, inputs, timed_out.as_ref()))?;
+    Ok(success(&relevant))
+}
+
+fn success(relevant: &[String]) -> ContainerResult {
+    let files = relevant.iter().filter(|path| !path.ends_with('/')).count();
+    let outcome = if relevant.is_empty() { Outcome::Noop } else { Outcome::Success };
+    ContainerResult { changed_files: i64::try_from(files).ok(), ..ContainerResult::new(outcome) }
+}
+
+/// Refuses what could only fail later, before a model is paid for (spec agents A16).
+fn readable_inputs(inputs: &Inputs) -> Result<Policy, ContainerResult> {
+    let task = &inputs.spec.inputs;
+    if let Some((command, pattern)) = verify::first_denied(&task.commands) {
+        let summary = format!("denied command in the task's commands: {command} (it matches '{pattern}')");
+        return Err(ContainerResult::failure(Outcome::Failed, "execution_failed", summary));
+    }
+    Policy::new(&task.allowed_paths, &task.denied_paths).map_err(|error| {
+        ContainerResult::failure(
+            Outcome::NeedsRework,
+            "policy_violation",
+            format!("policy violation: {error}"),
+        )
+    })
+}
+
+fn without_secrets(environment: &[(OsString, OsString)]) -> Vec<(OsString, OsString)> {
+    let secret = secret_names(environment);
+    environment.iter().filter(|(name, _)| !secret.contains(name)).cloned().collect()
+}
+
+/// Runs the executor. `Ok` goes on to verification; it holds what was said by one that ran out of time.
+async fn execute(
+    supervisor: &mut Supervisor,
+    inputs: &Inputs,
+    settings: &Settings,
+    files: &Files,
+) -> Result<Option<Finished>, ContainerResult> {
+    let program = executor(inputs, settings, files)?;
+    println!("[opentiger] executor started, timebox {}", inputs.spec.inputs.timebox.0);
+    let finished = supervisor.run(&program).await.map_err(|error| not_started(&program, &error))?;
+    println!("[opentiger] executor ended: {}", describe(finished.ending));
+    if finished.ending == Ending::Stopped {
+        return Err(cancelled());
+    }
+    if let Some(result) =
+        mock(inputs).and_then(|mock| mock::result(mock, inputs.spec.attempt, (settings.now)()))
+    {
+        return Err(result);
+    }
+    match finished.ending {
+        Ending::Exited(0) => Ok(None),
+        Ending::TimedOut => Ok(Some(finished)),
+        Ending::Looped => {
+            let summary = format!(
+                "doom loop detected: the executor printed the same line {LOOP_LIMIT} times: {}",
+                last_words(&finished)
+            );
+            Err(ContainerResult::failure(Outcome::Failed, "model_doom_loop", summary))
+        }
+        Ending::Exited(_) | Ending::Killed(_) | Ending::Stopped => Err(failure(&finished, settings)),
+    }
+}
+
+fn mock(inputs: &Inputs) -> Option<&MockExecutor> {
+    let executor = &inputs.spec.template.executor;
+    match executor.type_ {
+        ExecutorType::Mock => executor.mock.as_ref(),
+        ExecutorType::Command => None,
+    }
+}
+
+fn executor(inputs: &Inputs, settings: &Settings, files: &Files) -> Result<Program, ContainerResult> {
+    let spec = &inputs.spec;
+    let executor = &spec.template.executor;
+    let argv: Option<Vec<OsString>> = match executor.type_ {
+        ExecutorType::Command => {
+            executor.command.as_ref().map(|command| command.argv.iter().map(OsString::from).collect())
+        }
+        ExecutorType::Mock => executor.mock.as_ref().map(|_| {
+            vec![
+                settings.executable.clone().into(),
+                "mock".into(),
+                "--inputs".into(),
+                settings.inputs.clone().into(),
+            ]
+        }),
+    };
+    let limit = spec.inputs.timebox.parse();
+    let (Some(argv), Some(limit)) = (argv, limit) else {
+        let summary = "the run's executor or timebox is missing or cannot be read";
+        return Err(ContainerResult::failure(Outcome::Failed, "execution_failed", summary));
+    };
+    let mut env = settings.environment.clone();
+    let own: [(&str, OsString); 4] = [
+        ("OPENTIGER_PROMPT_FILE", files.prompt.clone().into()),
+        ("OPENTIGER_TASK_FILE", files.task.clone().into()),
+        ("OPENTIGER_RUN", inputs.run.clone().into()),
+        ("OPENTIGER_ATTEMPT", spec.attempt.to_string().into()),
+    ];
+    env.extend(own.map(|(name, value)| (name.into(), value)));
+    let cwd = settings.checkout.clone();
+    Ok(Program { argv, cwd, env, limit, loop_limit: Some(LOOP_LIMIT), sweep: true, output: Output::Forward })
+}
+
+fn not_started(program: &Program, error: &io::Error) -> ContainerResult {
+    let name = program.argv.first().map(|name| name.to_string_lossy()).unwrap_or_default();
+    let summary = match error.kind() {
+        io::ErrorKind::NotFound => {
+            format!("executor {name}: command not found in the pool's image")
+        }
+        _ => format!("failed to run executor {name}: {error}"),
+    };
+    ContainerResult::failure(Outcome::Failed, "execution_failed", summary)
+}
+
+fn describe(ending: Ending) -> String {
+    match ending {
+        Ending::Exited(code) => format!("exit code {code}"),
+        Ending::Killed(signal) => format!("killed by {signal}"),
+        Ending::TimedOut => "time is up".into(),
+        Ending::Looped => "it repeated itself".into(),
+        Ending::Stopped => "told to stop".into(),
+    }
+}
+
+/// The executor failed by itself: a provider's limit by its words, else a failure.
+fn failure(finished: &Finished, settings: &Settings) -> ContainerResult {
+    if let Some(result) = quota_wait(finished, settings) {
+        return result;
+    }
+    let summary = format!("executor ended with {}: {}", describe(finished.ending), last_words(finished));
+    ContainerResult::failure(Outcome::Failed, "execution_failed", summary)
+}
+
+fn quota_wait(finished: &Finished, settings: &Settings) -> Option<ContainerResult> {
+    let said = format!("{}\n{}", finished.stdout, finished.stderr);
+    let limited = quota::is_quota(&said);
+    let mut result = ContainerResult::failure(Outcome::QuotaWait, "quota_failure", last_words(finished));
+    result.retry_at = quota::stated_reset(&said, (settings.now)());
+    limited.then_some(result)
+}
+
+fn last_words(finished: &Finished) -> String {
+    let line = finished.said().split_whitespace().collect::<Vec<_>>().join(" ");
+    let excess = line.chars().count().saturating_sub(SAID_CHARS);
+    if line.is_empty() { "it said nothing".into() } else { line.chars().skip(excess).collect() }
+}
+
+async fn changes_since(
+    supervisor: &mut Supervisor,
+    settings: &Settings,
+    baseline: &Baseline,
+    env: &[(OsString, OsString)],
+) -> Result<Changes, ContainerResult> {
+    let changes = changes::since(supervisor, &settings.checkout, baseline, env).await;
+    if supervisor.is_stopped() {
+        return Err(cancelled());
+    }
+    changes.map_err(|error| {
+        let summary = format!("failed to read what the executor changed: {error}");
+        ContainerResult::failure(Outcome::Failed, "execution_failed", summary)
+    })
+}
+
+/// `Ok` when no change is acceptable (spec agents 1.8).
+fn empty_change(
+    inputs: &Inputs,
+    timed_out: Option<&Finished>,
+    settings: &Settings,
+) -> Result<(), ContainerResult> {
+    if let Some(finished) = timed_out {
+        if let Some(result) = quota_wait(finished, settings) {
+            return Err(result);
+        }
+        let summary = format!(
+            "executor timed out after {} with nothing changed: {}",
+            inputs.spec.inputs.timebox.0,
+            last_words(finished)
+        );
+        return Err(ContainerResult::failure(Outcome::Failed, "execution_failed", summary));
+    }
+    if empty::is_acceptable(&inputs.spec.inputs, inputs.spec.role) {
+        return Ok(());
+    }
+    Err(ContainerResult::failure(
+        Outcome::NeedsRework,
+        "no_actionable_changes",
+        "no relevant changes were made",
+    ))
+}
+
+fn within_policy(policy: &Policy, relevant: &[String]) -> Result<(), ContainerResult> {
+    let violations: Vec<Violation> = relevant.iter().filter_map(|path| policy.violation(path)).collect();
+    if violations.is_empty() {
+        return Ok(());
+    }
+    let named: Vec<String> = violations.iter().take(NAMED_VIOLATIONS).map(ToString::to_string).collect();
+    let more = violations.len().saturating_sub(NAMED_VIOLATIONS);
+    let more = if more > 0 { format!("; and {more} more") } else { String::new() };
+    let summary = format!("policy violation: {}{more}", named.join("; "));
+    Err(ContainerResult::failure(Outcome::NeedsRework, "policy_violation", summary))
+}
+
+async fn verified(
+    supervisor: &mut Supervisor,
+    inputs: &Inputs,
+    settings: &Settings,
+    env: &[(OsString, OsString)],
+    relevant: &[String],
+) -> Result<(), ContainerResult> {
+    let task = &inputs.spec.inputs;
+    let commands = match inputs.spec.role {
+        Role::Docser => docser(&task.commands),
+        Role::Worker | Role::Tester => task.commands.clone(),
+    };
+    let verification = Verification {
+        commands: &commands,
+        checkout: &settings.checkout,
+        env,
+        limit: settings.command_limit,
+        documentation_only: !relevant.is_empty() && relevant.iter().all(|path| is_documentation(path)),
+        no_change: relevant.is_empty(),
+    };
+    match verify::run(supervisor, &verification).await {
+        Verdict::Passed { passed } => {
+            println!("[opentiger] verification passed, {passed} of {} commands ran", commands.len());
+            Ok(())
+        }
+        Verdict::Failed { code, summary } => {
+            Err(ContainerResult::failure(Outcome::NeedsRework, code, summary))
+        }
+        Verdict::Stopped => Err(cancelled()),
+    }
+}
+
+/// A failed verification of work that ran out of time says so.
+fn after_timeout(
+    mut result: ContainerResult,
+    inputs: &Inputs,
+    timed_out: Option<&Finished>,
+) -> ContainerResult {
+    if timed_out.is_some() && result.outcome == Outcome::NeedsRework {
+        result.summary.push_str(&format!(" (executor timed out after {})", inputs.spec.inputs.timebox.0));
+    }
+    result
+}
+
+/// For the liveness probe: whether the agent has given a sign of life within `window`.
+///
+/// # Errors
+/// When it has given none at all.
+pub fn is_alive(exchange: &Path, window: Duration) -> io::Result<bool> {
+    Heartbeat::new(exchange).is_alive(window)
+}

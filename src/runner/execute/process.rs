@@ -1,0 +1,316 @@
+//! Runs one program to its end: output forwarded, time bounded, its group and all it left behind ended.
+//!
+//! One loop does everything, so that its heartbeat means that all of it is alive. Must not know what
+//! the program is for.
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal as Signo, kill, killpg};
+use nix::sys::wait::WaitStatus;
+use nix::unistd::Pid;
+use tokio::net::unix::pipe::Receiver;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use super::descendants::{living, reap, sweep};
+use super::heartbeat::{Heartbeat, INTERVAL};
+use super::mask::Mask;
+use super::output::Lines;
+
+/// Time for the output to end after the program has.
+const DRAIN_LIMIT: Duration = Duration::from_secs(2);
+/// Bytes read at once.
+const CHUNK_BYTES: usize = 64 * 1024;
+
+/// A program to run.
+#[derive(Debug)]
+pub struct Program {
+    /// Program and arguments.
+    pub argv: Vec<OsString>,
+    /// Where it runs.
+    pub cwd: PathBuf,
+    /// Its whole environment.
+    pub env: Vec<(OsString, OsString)>,
+    /// Time it may take.
+    pub limit: Duration,
+    /// A line repeated this often in a row ends it.
+    pub loop_limit: Option<usize>,
+    /// Whether everything it leaves behind is ended with it.
+    pub sweep: bool,
+    /// Where its output goes.
+    pub output: Output,
+}
+
+/// Where the output of a program goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// To the container's log.
+    Forward,
+    /// Standard output is kept, up to so many bytes; more is an error. Nothing is shown.
+    Capture(usize),
+}
+
+/// How a program ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// By itself, with this code.
+    Exited(i32),
+    /// By a signal that was not ours.
+    Killed(Signo),
+    /// By us, at its time limit.
+    TimedOut,
+    /// By us, because it repeated itself.
+    Looped,
+    /// By us, because we were told to stop.
+    Stopped,
+}
+
+/// What a program left.
+#[derive(Debug)]
+pub struct Finished {
+    /// How it ended.
+    pub ending: Ending,
+    /// End of its standard output, masked. Empty when captured.
+    pub stdout: String,
+    /// End of its standard error, masked.
+    pub stderr: String,
+    /// Captured standard output.
+    pub captured: Vec<u8>,
+}
+
+impl Finished {
+    /// What is said about a failure: standard error, else standard output.
+    pub fn said(&self) -> &str {
+        if self.stderr.trim().is_empty() { &self.stdout } else { &self.stderr }
+    }
+}
+
+/// Runs programs, one at a time. There is one in the process: it collects every child that ends.
+#[derive(Debug)]
+pub struct Supervisor {
+    children: Signal,
+    stop: CancellationToken,
+    heartbeat: Heartbeat,
+    mask: Mask,
+    kill_after: Duration,
+}
+
+/// Why we end a program, and when it is killed.
+#[derive(Clone, Copy, Debug)]
+struct Ended {
+    because: Ending,
+    kill_at: Instant,
+}
+
+impl Supervisor {
+    /// Takes over the orphans of this process and hides its memory and environment from its children.
+    ///
+    /// # Errors
+    /// When the kernel refuses either, or outside a tokio runtime.
+    pub fn new(
+        stop: CancellationToken,
+        heartbeat: Heartbeat,
+        mask: Mask,
+        kill_after: Duration,
+    ) -> io::Result<Self> {
+        nix::sys::prctl::set_child_subreaper(true)?;
+        nix::sys::prctl::set_dumpable(false)?;
+        let children = signal(SignalKind::child())?;
+        Ok(Self { children, stop, heartbeat, mask, kill_after })
+    }
+
+    /// The secrets to hide.
+    pub fn mask(&self) -> &Mask {
+        &self.mask
+    }
+
+    /// Whether we were told to stop.
+    pub fn is_stopped(&self) -> bool {
+        self.stop.is_cancelled()
+    }
+
+    /// Waits for `future` with a beating heart. `None` when we were told to stop first.
+    pub async fn beat_while<T>(&mut self, future: impl Future<Output = T>) -> Option<T> {
+        tokio::pin!(future);
+        let mut beat = tokio::time::interval(INTERVAL);
+        loop {
+            tokio::select! {
+                done = &mut future => return Some(done),
+                () = self.stop.cancelled() => return None,
+                _ = beat.tick() => self.heartbeat.beat(),
+            }
+        }
+    }
+
+    /// Runs `program` to its end.
+    ///
+    /// # Errors
+    /// When it cannot be started, its output cannot be forwarded, or captures more than allowed.
+    pub async fn run(&mut self, program: &Program) -> io::Result<Finished> {
+        let (pid, stdout, stderr) = start(program)?;
+        let result = self.follow(program, pid, stdout, stderr).await;
+        if program.sweep || result.is_err() {
+            sweep().await;
+        }
+        result
+    }
+
+    async fn follow(
+        &mut self,
+        program: &Program,
+        pid: Pid,
+        out: Receiver,
+        err: Receiver,
+    ) -> io::Result<Finished> {
+        let limit = Instant::now() + program.limit;
+        let mut ended: Option<Ended> = None;
+        let mut status: Option<WaitStatus> = None;
+        let mut drain: Option<Instant> = None;
+        let capture = match program.output {
+            Output::Forward => None,
+            Output::Capture(limit) => Some(limit),
+        };
+        let mut stdout = Stream { capture, ..Stream::new(out, &self.mask) };
+        let mut stderr = Stream::new(err, &self.mask);
+        let mut log: (Box<dyn Write>, Box<dyn Write>) = match program.output {
+            Output::Forward => (Box::new(io::stdout()), Box::new(io::stderr())),
+            Output::Capture(_) => (Box::new(io::sink()), Box::new(io::sink())),
+        };
+        let mut beat = tokio::time::interval(INTERVAL);
+        let mut buffer = vec![0u8; CHUNK_BYTES];
+        while status.is_none() || (stdout.open || stderr.open) {
+            let wake = drain.unwrap_or_else(|| ended.map_or(limit, |ended| ended.kill_at));
+            tokio::select! {
+                ready = stdout.receiver.readable(), if stdout.open => {
+                    ready?;
+                    stdout.read(&mut buffer, &mut log.0)?;
+                }
+                ready = stderr.receiver.readable(), if stderr.open => {
+                    ready?;
+                    stderr.read(&mut buffer, &mut log.1)?;
+                }
+                _ = self.children.recv() => {}
+                _ = beat.tick() => self.heartbeat.beat(),
+                () = tokio::time::sleep_until(wake.into()) => {
+                    if drain.is_some() {
+                        break;
+                    }
+                    match ended {
+                        None => ended = Some(terminate(pid, Ending::TimedOut, self.kill_after)),
+                        Some(reason) => ended = Some(kill_all(pid, reason)),
+                    }
+                }
+                () = self.stop.cancelled(), if !ended.is_some_and(|e| e.because == Ending::Stopped) => {
+                    ended = Some(terminate(pid, Ending::Stopped, self.kill_after));
+                }
+            }
+            let looped = program
+                .loop_limit
+                .is_some_and(|limit| stdout.lines.repeats().max(stderr.lines.repeats()) >= limit);
+            if looped && ended.is_none() {
+                ended = Some(terminate(pid, Ending::Looped, self.kill_after));
+            }
+            if status.is_none() {
+                status = reap().into_iter().find(|status| status.pid() == Some(pid));
+                if status.is_some() {
+                    drain = Some(Instant::now() + DRAIN_LIMIT);
+                    if program.sweep {
+                        sweep().await;
+                    }
+                }
+            }
+        }
+        stdout.lines.finish(&mut log.0)?;
+        stderr.lines.finish(&mut log.1)?;
+        let by_itself = match status {
+            Some(WaitStatus::Exited(_, code)) => Ending::Exited(code),
+            Some(WaitStatus::Signaled(_, signal, _)) => Ending::Killed(signal),
+            Some(_) | None => Ending::Killed(Signo::SIGKILL),
+        };
+        Ok(Finished {
+            ending: ended.map_or(by_itself, |ended| ended.because),
+            stdout: stdout.lines.tail().to_string(),
+            stderr: stderr.lines.tail().to_string(),
+            captured: stdout.captured,
+        })
+    }
+}
+
+fn start(program: &Program) -> io::Result<(Pid, Receiver, Receiver)> {
+    let [name, args @ ..] = program.argv.as_slice() else {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "there is no program to run"));
+    };
+    let mut child = Command::new(name)
+        .args(args)
+        .current_dir(&program.cwd)
+        .env_clear()
+        .envs(program.env.iter().map(|(name, value)| (name, value)))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .spawn()?;
+    let pid = i32::try_from(child.id()).map(Pid::from_raw).map_err(io::Error::other)?;
+    let pipe = |fd: Option<OwnedFd>| Receiver::from_owned_fd(fd.ok_or(io::ErrorKind::BrokenPipe)?);
+    let stdout = pipe(child.stdout.take().map(OwnedFd::from))?;
+    let stderr = pipe(child.stderr.take().map(OwnedFd::from))?;
+    Ok((pid, stdout, stderr))
+}
+
+/// Asks the group to end.
+fn terminate(pid: Pid, because: Ending, kill_after: Duration) -> Ended {
+    let _ = killpg(pid, Signo::SIGTERM);
+    // A stopped process does not see SIGTERM before it goes on.
+    let _ = killpg(pid, Signo::SIGCONT);
+    Ended { because, kill_at: Instant::now() + kill_after }
+}
+
+/// Ends the group and everything that left it. Repeated until the program is gone.
+fn kill_all(pid: Pid, ended: Ended) -> Ended {
+    let _ = killpg(pid, Signo::SIGKILL);
+    for pid in living() {
+        let _ = kill(pid, Signo::SIGKILL);
+    }
+    Ended { kill_at: Instant::now() + Duration::from_millis(100), ..ended }
+}
+
+/// One stream and what has become of it.
+struct Stream<'a> {
+    receiver: Receiver,
+    open: bool,
+    lines: Lines<'a>,
+    /// Kept instead of shown, up to so many bytes.
+    capture: Option<usize>,
+    captured: Vec<u8>,
+}
+
+impl<'a> Stream<'a> {
+    fn new(receiver: Receiver, mask: &'a Mask) -> Self {
+        Self { receiver, open: true, lines: Lines::new(mask), capture: None, captured: Vec::new() }
+    }
+
+    fn read(&mut self, buffer: &mut [u8], sink: &mut impl Write) -> io::Result<()> {
+        match self.receiver.try_read(buffer) {
+            Ok(0) => self.open = false,
+            Ok(length) => {
+                let bytes = buffer.get(..length).unwrap_or_default();
+                match self.capture {
+                    None => self.lines.take(bytes, sink)?,
+                    Some(limit) if self.captured.len() + length > limit => {
+                        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "too much output"));
+                    }
+                    Some(_) => self.captured.extend_from_slice(bytes),
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,147 @@
+//! What the executor is told: a prompt to read and the task as JSON (spec agents 1.10).
+//!
+//! Both lie outside the checkout, so that they are no part of the change. Must not hold anything but
+//! the frozen inputs.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+
+use regex::Regex;
+
+use crate::crd::wire::Inputs;
+
+/// Longest hint about an earlier failure, in characters.
+const MAX_HINT_CHARS: usize = 240;
+
+/// Where the files are.
+#[derive(Clone, Debug)]
+pub struct Files {
+    /// Text for a model.
+    pub prompt: PathBuf,
+    /// The frozen inputs of the Run.
+    pub task: PathBuf,
+}
+
+/// Writes both files into `dir`.
+///
+/// # Errors
+/// When they cannot be written.
+pub fn write(dir: &Path, inputs: &Inputs) -> io::Result<Files> {
+    let files = Files { prompt: dir.join("prompt.md"), task: dir.join("task.json") };
+    fs::write(&files.prompt, render(inputs))?;
+    fs::write(&files.task, serde_json::to_vec_pretty(&task(inputs))?)?;
+    Ok(files)
+}
+
+/// The task for programs: what the executor needs to know, nothing about credentials or other Runs.
+fn task(inputs: &Inputs) -> serde_json::Value {
+    let spec = &inputs.spec;
+    serde_json::json!({
+        "run": inputs.run,
+        "task": spec.task_ref.name,
+        "attempt": spec.attempt,
+        "role": spec.role,
+        "inputs": spec.inputs,
+        "baseBranch": spec.repository.base_branch,
+        "branch": spec.repository.branch,
+    })
+}
+
+/// The prompt, in the order of spec agents 1.10.
+pub fn render(inputs: &Inputs) -> String {
+    let task = &inputs.spec.inputs;
+    let mut text = format!("# {}\n\n{}\n", task.title, task.goal);
+    text.push_str("\nWork in the current directory: it is a checkout of the repository.\n");
+    section(&mut text, "Specification", &task.context.specs);
+    section(&mut text, "Related files", &bullets(&task.context.files));
+    section(&mut text, "Notes", &task.context.notes);
+    section(&mut text, "An earlier attempt failed", &hint(&task.previous_failure));
+    section(&mut text, "Paths you may change", &bullets(&task.allowed_paths));
+    section(&mut text, "Paths you must not change", &bullets(&task.denied_paths));
+    section(&mut text, "Commands that must pass", &bullets(&task.commands));
+    section(&mut text, "Rules", &bullets(&RULES.map(String::from)));
+    text
+}
+
+const RULES: [&str; 5] = [
+    "Change nothing outside the paths above.",
+    "Do not commit, push or switch branches: that is done for you.",
+    "Do not start servers or watchers.",
+    "Do not read or write anything outside the repository.",
+    "When something you need is missing, say so and stop.",
+];
+
+fn section(text: &mut String, title: &str, body: &str) {
+    if !body.trim().is_empty() {
+        text.push_str(&format!("\n## {title}\n\n{}\n", body.trim_end()));
+    }
+}
+
+fn bullets(items: &[String]) -> String {
+    items.iter().map(|item| format!("- {item}\n")).collect()
+}
+
+static REPLACEMENTS: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
+    let all = [
+        ("\u{1b}\\[[0-9;]*m", ""),
+        (r"/(?:[A-Za-z0-9._-]+/)+[A-Za-z0-9._-]+", "<path>"),
+        (r"(?i)external_directory\s*\([^)]*\)", "external_directory(<path>)"),
+    ];
+    all.into_iter().filter_map(|(pattern, to)| Some((Regex::new(pattern).ok()?, to))).collect()
+});
+
+/// An earlier failure as a hint: without colours and absolute paths, on one line.
+fn sanitise(message: &str) -> String {
+    let clean = REPLACEMENTS
+        .iter()
+        .fold(message.to_string(), |text, (pattern, to)| pattern.replace_all(&text, *to).into_owned());
+    clean.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+fn hint(message: &str) -> String {
+    sanitise(message).chars().take(MAX_HINT_CHARS).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crd::run::RunSpec;
+
+    #[test]
+    fn hints_agree_with_the_original() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors/retry_hint_sanitise.json");
+        let rows: Vec<serde_json::Value> =
+            serde_json::from_str(&fs::read_to_string(path).expect("vectors")).expect("json");
+        assert!(rows.len() > 10);
+        for row in rows {
+            assert_eq!(
+                sanitise(row["input"].as_str().expect("text")),
+                row["output"].as_str().expect("text"),
+                "{row}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_prompt_says_what_is_known_and_no_more() {
+        let mut inputs = Inputs {
+            schema_version: 1,
+            namespace: "n".into(),
+            run: "r".into(),
+            run_uid: "u".into(),
+            spec: RunSpec::default(),
+        };
+        inputs.spec.inputs.title = "Fix the parser".into();
+        inputs.spec.inputs.goal = "It must read tabs.".into();
+        inputs.spec.inputs.commands = vec!["make test".into()];
+        inputs.spec.inputs.previous_failure =
+            format!("\u{1b}[31mfailed\u{1b}[0m at /a/b/c\n{}", "x".repeat(500));
+        let text = render(&inputs);
+        assert!(text.starts_with("# Fix the parser\n\nIt must read tabs.\n"), "{text}");
+        assert!(text.contains("## Commands that must pass\n\n- make test\n"), "{text}");
+        assert!(text.contains("## An earlier attempt failed\n\nfailed at <path> xxx"), "{text}");
+        assert!(!text.contains("## Notes") && !text.contains(&"x".repeat(MAX_HINT_CHARS)), "{text}");
+    }
+}

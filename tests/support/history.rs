@@ -1,0 +1,138 @@
+//! Objects as a watch delivers them: builders for the mirror's and the API's tests.
+#![allow(dead_code, reason = "each test program uses a part")]
+
+use std::sync::Arc;
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::api::ObjectMeta;
+use opentiger::controller::mirror::Mirrored;
+use opentiger::crd::run::TaskRef;
+use opentiger::crd::task::Transition;
+use opentiger::crd::{
+    AgentPool, Role, Run, RunPhase, RunSpec, RunStatus, Task, TaskPhase, TaskSpec, TaskStatus, TokenUsage,
+};
+use uuid::Uuid;
+
+pub const NAMESPACE: &str = "tiger";
+
+/// 2026-02-13T14:00:00Z and `seconds`.
+pub fn at(seconds: i64) -> Timestamp {
+    "2026-02-13T14:00:00Z".parse::<Timestamp>().expect("time") + SignedDuration::from_secs(seconds)
+}
+
+pub fn uid(n: u128) -> Uuid {
+    Uuid::from_u128(0x5f0c_3d1e_0000_4000_8000_0000_0000_0000 + n)
+}
+
+pub fn meta(name: &str, uid: Uuid, version: i64, created: i64) -> ObjectMeta {
+    ObjectMeta {
+        name: Some(name.into()),
+        namespace: Some(NAMESPACE.into()),
+        uid: Some(uid.to_string()),
+        resource_version: Some(version.to_string()),
+        generation: Some(1),
+        creation_timestamp: Some(Time(at(created))),
+        ..ObjectMeta::default()
+    }
+}
+
+/// A Task as it is at `version`, with one transition per number in `sequences`.
+pub fn task(name: &str, n: u128, version: i64) -> Task {
+    let mut task = Task::new(
+        name,
+        TaskSpec {
+            title: format!("Title of {name}"),
+            goal: "tests pass".into(),
+            kind: "code".into(),
+            allowed_paths: vec!["src/**".into()],
+            commands: vec!["make test".into()],
+            timebox: opentiger::crd::GoDuration::from_secs(3600),
+            ..TaskSpec::default()
+        },
+    );
+    task.metadata = meta(name, uid(n), version, i64::try_from(n).expect("small"));
+    task.status = Some(TaskStatus::default());
+    task
+}
+
+pub fn status(task: &mut Task) -> &mut TaskStatus {
+    task.status.get_or_insert_default()
+}
+
+/// Adds transitions to `phase` with the numbers `sequences`.
+pub fn with_transitions(mut task: Task, sequences: std::ops::RangeInclusive<i64>, phase: TaskPhase) -> Task {
+    let status = status(&mut task);
+    status.phase = phase;
+    status.transitions.extend(sequences.map(|sequence| Transition {
+        sequence,
+        at: at(1000 + sequence),
+        phase,
+        block_reason: None,
+        event: "task.requeued".into(),
+        reason: "cooldown_retry".into(),
+        run: String::new(),
+    }));
+    task
+}
+
+/// A Run of Task `task_n` in slot `agent` of pool `worker`.
+pub fn run(name: &str, n: u128, version: i64, task_n: u128, agent: &str, phase: RunPhase) -> Run {
+    let mut run = Run::new(
+        name,
+        RunSpec {
+            task_ref: TaskRef { name: "fix".into(), uid: uid(task_n).to_string() },
+            attempt: 1,
+            pool: "worker".into(),
+            agent: agent.into(),
+            lane: "feature".into(),
+            ..RunSpec::default()
+        },
+    );
+    run.metadata = meta(name, uid(n), version, i64::try_from(n).expect("small"));
+    let mut status = RunStatus { phase, ..RunStatus::default() };
+    if phase == RunPhase::Success {
+        status.branch = format!("agent/{name}");
+        status.head_commit = "0123456789abcdef".into();
+        status.changed_files = Some(2);
+        status.tokens = Some(TokenUsage { input: 10, output: 5, total: 15 });
+    }
+    if phase.is_terminal() {
+        status.started_at = Some(at(2000));
+        status.finished_at = Some(at(2100));
+    }
+    if phase == RunPhase::Failed {
+        status.failure_code = "verification_command_failed".into();
+        status.summary = "2 tests failed".into();
+    }
+    run.status = Some(status);
+    run
+}
+
+/// Pool `worker` with `replicas` slots.
+pub fn pool(n: u128, version: i64, replicas: i32, suspend: bool) -> AgentPool {
+    let mut pool = AgentPool::new(
+        "worker",
+        opentiger::crd::AgentPoolSpec {
+            role: Role::Worker,
+            replicas,
+            suspend,
+            image: "example".into(),
+            ..opentiger::crd::AgentPoolSpec::default()
+        },
+    );
+    pool.metadata = meta("worker", uid(n), version, 0);
+    pool
+}
+
+pub fn mirrored(task: &Task) -> Mirrored {
+    Mirrored::Task(Arc::new(task.clone()))
+}
+
+pub fn mirrored_run(run: &Run) -> Mirrored {
+    Mirrored::Run(Arc::new(run.clone()))
+}
+
+pub fn mirrored_pool(pool: &AgentPool) -> Mirrored {
+    Mirrored::Pool(Arc::new(pool.clone()))
+}

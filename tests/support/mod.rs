@@ -1,0 +1,8 @@
+//! What tests share. `cluster`: a control plane that somebody else has started. `helm`:
+//! the chart as helm renders it.
+#![allow(dead_code)]
+
+pub mod cluster;
+pub mod helm;
+pub mod operator;
+pub mod proxy;

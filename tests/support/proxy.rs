@@ -1,0 +1,157 @@
+//! A proxy between the operator and the API server that kills the operator at a chosen request, and
+//! can answer its first lists from an older time.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::extract::{Request, State};
+use axum::response::Response;
+use kube::Client;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::sync::watch;
+
+/// Where in the life of a request the operator is killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Position {
+    /// The API server never sees the request.
+    Before,
+    /// The API server carries it out, the operator never sees the reply.
+    ReplyLost,
+    /// The operator sees the reply and has a moment to act on it.
+    After,
+}
+
+#[derive(Default)]
+struct Inner {
+    pid: Option<i32>,
+    kill_at: Option<(usize, Position)>,
+    mutations: Vec<String>,
+    recorded: HashMap<String, Vec<u8>>,
+    stale: HashMap<String, Vec<u8>>,
+}
+
+/// A running proxy.
+#[derive(Clone)]
+pub struct Proxy {
+    inner: Arc<Mutex<Inner>>,
+    client: Client,
+    killed: Arc<watch::Sender<bool>>,
+    pub address: SocketAddr,
+}
+
+impl Proxy {
+    /// Starts a proxy in front of the API server of `client`.
+    pub async fn start(client: Client) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let proxy = Self {
+            inner: Arc::default(),
+            client,
+            killed: Arc::new(watch::channel(false).0),
+            address: listener.local_addr().expect("an address"),
+        };
+        let router = Router::new().fallback(forward).with_state(proxy.clone());
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        proxy
+    }
+
+    /// Kills process `pid` at its `n`-th mutating request (from 1).
+    pub fn kill_at(&self, pid: u32, n: usize, position: Position) {
+        let mut inner = self.inner.lock().unwrap();
+        inner.pid = Some(pid as i32);
+        inner.kill_at = Some((n, position));
+    }
+
+    /// From now on the first list of each kind is answered as it was first answered before.
+    pub fn serve_stale_lists(&self) {
+        let mut inner = self.inner.lock().unwrap();
+        inner.stale = std::mem::take(&mut inner.recorded);
+    }
+
+    /// Waits until the operator was killed.
+    pub async fn killed(&self) {
+        self.killed.subscribe().wait_for(|k| *k).await.expect("the proxy lives");
+    }
+
+    /// The mutating requests seen so far.
+    pub fn mutations(&self) -> Vec<String> {
+        self.inner.lock().unwrap().mutations.clone()
+    }
+
+    fn strike(&self) {
+        let pid = self.inner.lock().unwrap().pid.take();
+        if let Some(pid) = pid {
+            kill(Pid::from_raw(pid), Signal::SIGKILL).expect("the operator lives");
+            self.killed.send_replace(true);
+        }
+    }
+
+    /// Counts a mutating request and says whether the operator is to die of it.
+    fn count(&self, request: &Request) -> Option<Position> {
+        let path = request.uri().path();
+        let mutating = !matches!(request.method().as_str(), "GET" | "HEAD");
+        if !mutating || path.contains("/leases/") || path.ends_with("/leases") || path.contains("/events") {
+            return None;
+        }
+        let mut inner = self.inner.lock().unwrap();
+        inner.mutations.push(format!("{} {path}", request.method()));
+        let n = inner.mutations.len();
+        inner.kill_at.filter(|(at, _)| *at == n && inner.pid.is_some()).map(|(_, position)| position)
+    }
+}
+
+async fn forward(State(proxy): State<Proxy>, request: Request) -> Response {
+    let fate = proxy.count(&request);
+    if fate == Some(Position::Before) {
+        proxy.strike();
+        return error();
+    }
+    let (parts, body) = request.into_parts();
+    let list = parts.method == "GET" && !parts.uri.query().unwrap_or_default().contains("watch=true");
+    let path = parts.uri.path_and_query().map(ToString::to_string).unwrap_or_default();
+    if list && let Some(old) = proxy.inner.lock().unwrap().stale.remove(&path) {
+        return Response::builder()
+            .header("content-type", "application/json")
+            .body(Body::from(old))
+            .expect("a reply");
+    }
+    let bytes = to_bytes(body, 8 << 20).await.expect("a request");
+    let mut upstream = http::Request::builder().method(parts.method).uri(path.clone());
+    for name in ["content-type", "accept"] {
+        if let Some(value) = parts.headers.get(name) {
+            upstream = upstream.header(name, value);
+        }
+    }
+    let upstream = upstream.body(kube::client::Body::from(bytes.to_vec())).expect("a request");
+    let Ok(reply) = proxy.client.send(upstream).await else { return error() };
+    match fate {
+        Some(Position::ReplyLost) => {
+            proxy.strike();
+            error()
+        }
+        Some(Position::After | Position::Before) => {
+            let doomed = proxy.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_millis(8)).await;
+                doomed.strike();
+            });
+            reply.map(Body::new)
+        }
+        None if list && reply.status().is_success() => {
+            let (mut parts, body) = reply.into_parts();
+            parts.headers.remove("transfer-encoding");
+            let bytes = to_bytes(Body::new(body), 64 << 20).await.expect("a list");
+            proxy.inner.lock().unwrap().recorded.entry(path).or_insert_with(|| bytes.to_vec());
+            Response::from_parts(parts, Body::from(bytes))
+        }
+        None => reply.map(Body::new),
+    }
+}
+
+fn error() -> Response {
+    Response::builder().status(502).body(Body::empty()).expect("a reply")
+}
