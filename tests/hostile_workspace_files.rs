@@ -259,7 +259,8 @@ async fn two_hundred_thousand_files_are_compared_in_reasonable_time() {
     assert_eq!(result.changed_files, Some(1));
     assert_eq!(pushed(&repository), ["100644 d7/f3500"]);
     println!("{FILES} files: checkout {checkout:?}, by manifest {by_manifest:?}, by content {by_content:?}");
-    assert!(by_manifest < Duration::from_secs(30) && by_content < Duration::from_secs(60));
+    // Generous, for a loaded machine; a process per file would take many times that.
+    assert!(by_manifest < Duration::from_secs(120) && by_content < Duration::from_secs(180));
 
     // As many new ones are beyond the bound, here a smaller one; ignored ones are not even looked at.
     let limits = Limits { files: 100, ..Limits::default() };
