@@ -22,6 +22,9 @@ pub async fn reconcile(ctx: Arc<Context>, key: Key) -> Result<Action, Error> {
 
 async fn step(ctx: &Context, key: &Key, confirmed: bool) -> Result<Action, Error> {
     let Some(task) = ctx.tasks.get(key) else { return Ok(Action::Await) };
+    if ctx.admitting.contains(task.metadata.uid.as_deref().unwrap_or_default()) {
+        return Ok(Action::Await);
+    }
     let (runs, pods) = observe(ctx, &task);
     let runs: Vec<&Run> = runs.iter().map(AsRef::as_ref).collect();
     let system = ctx.system(&key.namespace);
