@@ -303,11 +303,7 @@ async fn changes_since(
 }
 
 /// `Ok` when no change is acceptable (spec agents 1.8).
-fn empty_change(
-    inputs: &Inputs,
-    timed_out: Option<&Finished>,
-    settings: &Settings,
-) -> Result<(), Early> {
+fn empty_change(inputs: &Inputs, timed_out: Option<&Finished>, settings: &Settings) -> Result<(), Early> {
     if let Some(finished) = timed_out {
         if let Some(result) = quota_wait(finished, settings) {
             return Err(result.into());
@@ -322,11 +318,7 @@ fn empty_change(
     if empty::is_acceptable(&inputs.spec.inputs, inputs.spec.role) {
         return Ok(());
     }
-    Err(early(
-        Outcome::NeedsRework,
-        "no_actionable_changes",
-        "no relevant changes were made",
-    ))
+    Err(early(Outcome::NeedsRework, "no_actionable_changes", "no relevant changes were made"))
 }
 
 fn within_policy(policy: &Policy, relevant: &[String]) -> Result<(), Early> {
@@ -366,19 +358,13 @@ async fn verified(
             println!("[opentiger] verification passed, {passed} of {} commands ran", commands.len());
             Ok(())
         }
-        Verdict::Failed { code, summary } => {
-            Err(early(Outcome::NeedsRework, code, summary))
-        }
+        Verdict::Failed { code, summary } => Err(early(Outcome::NeedsRework, code, summary)),
         Verdict::Stopped => Err(cancelled().into()),
     }
 }
 
 /// A failed verification of work that ran out of time says so.
-fn after_timeout(
-    mut result: Early,
-    inputs: &Inputs,
-    timed_out: Option<&Finished>,
-) -> Early {
+fn after_timeout(mut result: Early, inputs: &Inputs, timed_out: Option<&Finished>) -> Early {
     if timed_out.is_some() && result.outcome == Outcome::NeedsRework {
         result.summary.push_str(&format!(" (executor timed out after {})", inputs.spec.inputs.timebox.0));
     }
