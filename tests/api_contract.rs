@@ -61,7 +61,8 @@ async fn send(router: &Router, request: Request<Body>) -> Answer {
     let response = router.clone().oneshot(request).await.expect("infallible");
     let (parts, body) = response.into_parts();
     let bytes = to_bytes(body, 16 << 20).await.expect("body");
-    let body = if bytes.is_empty() { Value::Null } else { serde_json::from_slice(&bytes).expect("always JSON") };
+    let body =
+        if bytes.is_empty() { Value::Null } else { serde_json::from_slice(&bytes).expect("always JSON") };
     Answer { status: parts.status, headers: parts.headers, body }
 }
 
@@ -70,7 +71,12 @@ async fn get(router: &Router, path: &str) -> Answer {
 }
 
 fn assert_error(answer: &Answer, status: u16, code: &str) {
-    assert_eq!((answer.status.as_u16(), answer.body["code"].as_str()), (status, Some(code)), "{}", answer.body);
+    assert_eq!(
+        (answer.status.as_u16(), answer.body["code"].as_str()),
+        (status, Some(code)),
+        "{}",
+        answer.body
+    );
     assert!(answer.body["error"].as_str().is_some_and(|e| !e.is_empty()), "{}", answer.body);
 }
 
@@ -107,7 +113,10 @@ async fn rows_have_the_names_and_words_of_the_original() {
     );
     assert_eq!(task["dependencies"], json!([uid(2)]));
     assert_eq!((&task["status"], &task["blockReason"]), (&json!("blocked"), &json!("quota_wait")));
-    assert_eq!((&task["riskLevel"], &task["role"], &task["lane"]), (&json!("low"), &json!("worker"), &json!("feature")));
+    assert_eq!(
+        (&task["riskLevel"], &task["role"], &task["lane"]),
+        (&json!("low"), &json!("worker"), &json!("feature"))
+    );
     assert_eq!(task["createdAt"], json!("2026-02-13T14:00:01Z"));
     assert_eq!(
         keys(&task["retry"]),
@@ -172,7 +181,8 @@ async fn every_error_is_json_and_input_is_never_a_500() {
     assert_error(&send(&router, delete).await, 405, "method_not_allowed");
     let big = Request::post("/tasks").body(Body::from(vec![b' '; 300 * 1024])).expect("request");
     assert_error(&send(&router, big).await, 413, "body_too_large");
-    let wide = Request::get("/tasks").header("x-wide", "x".repeat(20_000)).body(Body::empty()).expect("request");
+    let wide =
+        Request::get("/tasks").header("x-wide", "x".repeat(20_000)).body(Body::empty()).expect("request");
     assert_error(&send(&router, wide).await, 431, "headers_too_large");
     let health = get(&router, "/health").await;
     assert_eq!((health.status.as_u16(), &health.body["status"]), (200, &json!("ok")));
@@ -191,7 +201,15 @@ async fn no_query_and_no_body_makes_a_5xx() {
     let handle = tokio::runtime::Handle::current();
     let strategy = (
         proptest::sample::select(vec!["/tasks", "/runs", "/agents", "/tasks/x", "/runs/x/logs"]),
-        proptest::sample::select(vec!["status", "limit", "cursor", "taskId", "role", "container", "includeDeleted"]),
+        proptest::sample::select(vec![
+            "status",
+            "limit",
+            "cursor",
+            "taskId",
+            "role",
+            "container",
+            "includeDeleted",
+        ]),
         "(%[0-9a-f]{2}|[ -~&&[^ #\"<>`{}|\\\\^]]|){0,30}",
         "\\PC{0,60}",
     );
@@ -246,10 +264,12 @@ async fn paging_neither_loses_nor_doubles_what_was_there() {
     // Many share a second: the uid decides.
     let make = |n: u128, created: i64| {
         let mut task = task(&format!("t{n}"), n, 10);
-        task.metadata.creation_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(created)));
+        task.metadata.creation_timestamp =
+            Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(created)));
         task
     };
-    let before: Vec<Task> = (1..=57).map(|n| make(n * 7919 % 1009, i64::try_from(n / 9).expect("small"))).collect();
+    let before: Vec<Task> =
+        (1..=57).map(|n| make(n * 7919 % 1009, i64::try_from(n / 9).expect("small"))).collect();
     write(&database, before.iter().map(mirrored)).await;
     let expected: BTreeSet<String> = before.iter().filter_map(|t| t.metadata.name.clone()).collect();
     let router = router(open_state(&database));
@@ -260,7 +280,10 @@ async fn paging_neither_loses_nor_doubles_what_was_there() {
             let answer = get(&router, &format!("/tasks?limit={limit}{cursor_part}")).await.body;
             for task in answer["tasks"].as_array().expect("list") {
                 seen.push(task["name"].as_str().expect("name").to_owned());
-                order.push((task["createdAt"].as_str().expect("time").to_owned(), task["id"].as_str().expect("id").to_owned()));
+                order.push((
+                    task["createdAt"].as_str().expect("time").to_owned(),
+                    task["id"].as_str().expect("id").to_owned(),
+                ));
             }
             // Others arrive in between, newer, older and in the same second.
             round += 1;
@@ -302,7 +325,11 @@ async fn deleted_objects_are_shown_only_when_asked_for() {
     assert!(shown["task"]["deletedAt"].is_string());
     let other = ApiConfig { namespace: "other".into(), ..config(&database) };
     let router = opentiger::http_api::router(state(&other).expect("state"));
-    assert_eq!(get(&router, "/tasks?includeDeleted=true").await.body["tasks"], json!([]), "another namespace");
+    assert_eq!(
+        get(&router, "/tasks?includeDeleted=true").await.body["tasks"],
+        json!([]),
+        "another namespace"
+    );
 }
 
 #[tokio::test]
@@ -315,21 +342,32 @@ async fn logs_are_given_whole_by_container_and_when_lost_said_so() {
     let kept = run("kept", 10, 10, 1, "worker-1", RunPhase::Success);
     let running = run("running", 12, 10, 1, "worker-2", RunPhase::Running);
     write(&database, [mirrored_run(&kept), mirrored_run(&lost), mirrored_run(&running)]).await;
-    for (container, content) in [("checkout", "cloned\n".to_owned()), ("agent", "x".repeat(1 << 20)), ("publish", "pushed\n".into())] {
+    for (container, content) in
+        [("checkout", "cloned\n".to_owned()), ("agent", "x".repeat(1 << 20)), ("publish", "pushed\n".into())]
+    {
         let total_bytes = i64::try_from(content.len()).expect("small") + 5;
         let log = ContainerLog { container: container.into(), content, total_bytes, cut_bytes: 5 };
         store(&database.pool, NAMESPACE, uid(10), "kept", &log).await.expect("stored");
         let shorter = ContainerLog { content: "x".into(), total_bytes: 1, ..log };
-        store(&database.pool, NAMESPACE, uid(10), "kept", &shorter).await.expect("a shorter one changes nothing");
+        store(&database.pool, NAMESPACE, uid(10), "kept", &shorter)
+            .await
+            .expect("a shorter one changes nothing");
     }
     let router = router(open_state(&database));
     let logs = get(&router, &format!("/runs/{}/logs", uid(10))).await.body["logs"].clone();
     let containers: Vec<_> = logs.as_array().expect("list").iter().map(|l| l["container"].clone()).collect();
     assert_eq!(containers, [json!("checkout"), json!("agent"), json!("publish")]);
-    assert_eq!(logs[0], json!({"container": "checkout", "content": "cloned\n", "totalBytes": 12, "cutBytes": 5}));
+    assert_eq!(
+        logs[0],
+        json!({"container": "checkout", "content": "cloned\n", "totalBytes": 12, "cutBytes": 5})
+    );
     let one = get(&router, &format!("/runs/{}/logs?container=publish", uid(10))).await.body["logs"].clone();
     assert_eq!(one.as_array().map(Vec::len), Some(1));
-    assert_error(&get(&router, &format!("/runs/{}/logs?container=other", uid(10))).await, 400, "invalid_field");
+    assert_error(
+        &get(&router, &format!("/runs/{}/logs?container=other", uid(10))).await,
+        400,
+        "invalid_field",
+    );
     let run = get(&router, &format!("/runs/{}", uid(10))).await.body["run"].clone();
     let text = run["logContent"].as_str().expect("text");
     assert!(text.starts_with("[... ") && text.ends_with("==> publish <==\npushed\n\n"), "{}", &text[..80]);
@@ -385,18 +423,32 @@ async fn api_keys_open_and_nothing_else_does() {
         (&[("authorization", "canary-one")], 401),
         (&[("x-api-key", "wrong"), ("authorization", "Bearer canary-one")], 401),
     ] {
-        let headers: Vec<_> = headers.iter().map(|(k, v)| (*k, v.trim_end_matches(|c| c == ' ' && *k == "x-api-key"))).collect();
+        let headers: Vec<_> = headers
+            .iter()
+            .map(|(k, v)| (*k, v.trim_end_matches(|c| c == ' ' && *k == "x-api-key")))
+            .collect();
         assert_eq!(ask(&headers, "/tasks").await, expected, "{headers:?}");
     }
-    for (path, expected) in [("/health", 200), ("/health/ready", 200), ("/openapi.json", 200), ("/nowhere", 404), ("/runs", 401), ("/tasks/x", 401)] {
+    for (path, expected) in [
+        ("/health", 200),
+        ("/health/ready", 200),
+        ("/openapi.json", 200),
+        ("/nowhere", 404),
+        ("/runs", 401),
+        ("/tasks/x", 401),
+    ] {
         assert_eq!(ask(&[], path).await, expected, "{path}");
     }
     // A key is taken away and another given, without a restart.
     std::fs::write(file.path(), "canary-four\n").expect("written");
-    eventually("the new key opens", async || ask(&[("x-api-key", "canary-four")], "/tasks").await == 200).await;
+    eventually("the new key opens", async || ask(&[("x-api-key", "canary-four")], "/tasks").await == 200)
+        .await;
     assert_eq!(ask(&[("x-api-key", "canary-one")], "/tasks").await, 401);
     std::fs::remove_file(file.path()).expect("removed");
-    eventually("a file that is gone has no keys", async || ask(&[("x-api-key", "canary-four")], "/tasks").await == 401).await;
+    eventually("a file that is gone has no keys", async || {
+        ask(&[("x-api-key", "canary-four")], "/tasks").await == 401
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -477,7 +529,8 @@ async fn post(router: &Router, key: Option<&str>, body: &Value) -> Answer {
 #[tokio::test]
 async fn a_posted_task_is_answered_with_its_row_and_made_once_per_key() {
     let database = Database::migrated().await;
-    let mirror = Mirror::new(database.pool.clone(), Bounds { delay: Duration::from_millis(5), ..Bounds::default() });
+    let mirror =
+        Mirror::new(database.pool.clone(), Bounds { delay: Duration::from_millis(5), ..Bounds::default() });
     let shutdown = CancellationToken::new();
     let running = tokio::spawn(mirror.clone().run(shutdown.clone()));
     let recorder = Arc::new(Recorder { mirror: Some(mirror.clone()), ..Recorder::default() });
@@ -489,7 +542,10 @@ async fn a_posted_task_is_answered_with_its_row_and_made_once_per_key() {
     let first = post(&router, None, &body("Divide by zero!")).await;
     assert_eq!(first.status.as_u16(), 201, "{}", first.body);
     assert_eq!(first.body["task"]["name"], json!("divide-by-zero-00000"));
-    assert_eq!((&first.body["task"]["lane"], &first.body["task"]["timeboxMinutes"]), (&json!("docser"), &json!(30)));
+    assert_eq!(
+        (&first.body["task"]["lane"], &first.body["task"]["timeboxMinutes"]),
+        (&json!("docser"), &json!(30))
+    );
     assert_eq!(first.body["task"]["status"], json!("queued"));
 
     let mut dependent = body("After");
@@ -520,7 +576,11 @@ async fn a_posted_task_is_answered_with_its_row_and_made_once_per_key() {
 async fn a_posted_task_whose_row_is_late_is_a_503_that_names_it() {
     let database = Database::migrated().await;
     let mut state = open_state(&database);
-    assert_error(&post(&router(state.clone()), None, &body("Read only")).await, 503, "kubernetes_unavailable");
+    assert_error(
+        &post(&router(state.clone()), None, &body("Read only")).await,
+        503,
+        "kubernetes_unavailable",
+    );
     state.writer = Some(Arc::new(Recorder::default()));
     let late = post(&router(state), None, &body("Late")).await;
     assert_error(&late, 503, "not_yet_visible");

@@ -3,6 +3,8 @@
 //! A row is `{input, output}`. Where this product decides otherwise on purpose, the row also has
 //! `ours` and `why`; `ours` is what must come out.
 
+#![allow(clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};

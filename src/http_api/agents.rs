@@ -37,7 +37,17 @@ pub struct Agent {
 
 impl From<AgentRecord> for Agent {
     fn from(record: AgentRecord) -> Self {
-        let AgentRecord { id, pool: _, slot: _, role, status, current_task_id, last_heartbeat, metadata, created_at } = record;
+        let AgentRecord {
+            id,
+            pool: _,
+            slot: _,
+            role,
+            status,
+            current_task_id,
+            last_heartbeat,
+            metadata,
+            created_at,
+        } = record;
         Self { id, role, status, current_task_id, last_heartbeat, metadata, created_at }
     }
 }
@@ -71,7 +81,15 @@ pub async fn list(State(state): State<ApiState>, params: Params) -> Result<Json<
     let role = params.word("role", &["worker", "tester", "docser"])?;
     let status = params.word("status", &["idle", "busy", "offline"])?;
     let (limit, (pool, slot)) = (params.limit()?, params.after_slot()?);
-    let rows = queries::list_agents(&state.pool, &state.namespace, role.as_deref(), status.as_deref(), (&pool, slot), limit + 1).await?;
+    let rows = queries::list_agents(
+        &state.pool,
+        &state.namespace,
+        role.as_deref(),
+        status.as_deref(),
+        (&pool, slot),
+        limit + 1,
+    )
+    .await?;
     let (rows, next_cursor) = page(rows, limit, |r| (r.pool.clone(), r.slot.to_string()));
     Ok(Json(Agents { agents: rows.into_iter().map(Agent::from).collect(), next_cursor }))
 }
@@ -82,7 +100,8 @@ pub async fn list(State(state): State<ApiState>, params: Params) -> Result<Json<
         (status = 404, body = ErrorBody), (status = 503, body = ErrorBody)))]
 pub async fn get(State(state): State<ApiState>, Path(id): Path<String>) -> Result<Json<OneAgent>, ApiError> {
     // Postgres refuses NUL in a parameter; no agent has one in its name.
-    let record = if id.contains('\0') { None } else { queries::get_agent(&state.pool, &state.namespace, &id).await? };
+    let record =
+        if id.contains('\0') { None } else { queries::get_agent(&state.pool, &state.namespace, &id).await? };
     let record = record.ok_or_else(|| ApiError::not_found("agent"))?;
     Ok(Json(OneAgent { agent: record.into() }))
 }

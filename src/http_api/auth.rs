@@ -100,7 +100,9 @@ impl ApiKeys {
                 loaded.hashes.clear();
                 loaded.stamp = None;
             }
-            Err(error) => tracing::warn!(error = %error, "the file of API keys cannot be read, the last keys stay"),
+            Err(error) => {
+                tracing::warn!(error = %error, "the file of API keys cannot be read, the last keys stay")
+            }
         }
     }
 }
@@ -166,7 +168,12 @@ pub async fn authorize(
     Ok(response)
 }
 
-async fn identify(auth: &Auth, namespace: &str, headers: &HeaderMap, access: Option<Access>) -> Result<Identity, ApiError> {
+async fn identify(
+    auth: &Auth,
+    namespace: &str,
+    headers: &HeaderMap,
+    access: Option<Access>,
+) -> Result<Identity, ApiError> {
     let known = |key: &str| auth.keys.as_ref().is_some_and(|keys| keys.contains(key));
     if let Some(key) = headers.get("x-api-key").filter(|v| !v.is_empty()) {
         // A wrong key is refused even in open mode: the caller believes to be somebody.
@@ -186,7 +193,9 @@ async fn identify(auth: &Auth, namespace: &str, headers: &HeaderMap, access: Opt
         };
         return match kubernetes.decide(token, namespace, verb, resource).await? {
             Decision::Allowed => Ok(Identity::Kubernetes),
-            Decision::Denied => Err(ApiError::forbidden(format!("this account may not {verb} {resource}.opentiger.dev"))),
+            Decision::Denied => {
+                Err(ApiError::forbidden(format!("this account may not {verb} {resource}.opentiger.dev")))
+            }
             Decision::Unknown => Err(ApiError::unauthorized()),
         };
     }

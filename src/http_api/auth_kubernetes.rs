@@ -49,7 +49,13 @@ impl KubernetesAuth {
     ///
     /// # Errors
     /// 503 when the API server cannot be asked.
-    pub async fn decide(&self, token: &str, namespace: &str, verb: &str, resource: &str) -> Result<Decision, ApiError> {
+    pub async fn decide(
+        &self,
+        token: &str,
+        namespace: &str,
+        verb: &str,
+        resource: &str,
+    ) -> Result<Decision, ApiError> {
         let key: [u8; 32] = Sha256::new()
             .chain_update(token.as_bytes())
             .chain_update([0])
@@ -62,7 +68,8 @@ impl KubernetesAuth {
             return Ok(decision);
         }
         let asked = tokio::time::timeout(TIMEOUT, self.ask(token, namespace, verb, resource)).await;
-        let unavailable = || ApiError::unavailable("kubernetes_unavailable", "the token cannot be checked now, try again");
+        let unavailable =
+            || ApiError::unavailable("kubernetes_unavailable", "the token cannot be checked now, try again");
         let decision = asked.map_err(|_| unavailable())?.map_err(|error| {
             tracing::warn!(error = &error as &dyn std::error::Error, "token cannot be checked");
             unavailable()
@@ -91,12 +98,19 @@ impl KubernetesAuth {
         }
     }
 
-    async fn ask(&self, token: &str, namespace: &str, verb: &str, resource: &str) -> Result<Decision, kube::Error> {
+    async fn ask(
+        &self,
+        token: &str,
+        namespace: &str,
+        verb: &str,
+        resource: &str,
+    ) -> Result<Decision, kube::Error> {
         let review = TokenReview {
             spec: TokenReviewSpec { token: Some(token.to_owned()), ..TokenReviewSpec::default() },
             ..TokenReview::default()
         };
-        let review = Api::<TokenReview>::all(self.client.clone()).create(&PostParams::default(), &review).await?;
+        let review =
+            Api::<TokenReview>::all(self.client.clone()).create(&PostParams::default(), &review).await?;
         let status = review.status.unwrap_or_default();
         let user = match status.user {
             Some(user) if status.authenticated == Some(true) => user,
@@ -120,7 +134,9 @@ impl KubernetesAuth {
             },
             ..SubjectAccessReview::default()
         };
-        let review = Api::<SubjectAccessReview>::all(self.client.clone()).create(&PostParams::default(), &review).await?;
+        let review = Api::<SubjectAccessReview>::all(self.client.clone())
+            .create(&PostParams::default(), &review)
+            .await?;
         let allowed = review.status.is_some_and(|s| s.allowed);
         Ok(if allowed { Decision::Allowed } else { Decision::Denied })
     }

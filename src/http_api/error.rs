@@ -54,12 +54,20 @@ impl ApiError {
 
     /// 405.
     pub fn method_not_allowed() -> Self {
-        Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this path does not know this method, see /openapi.json")
+        Self::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "method_not_allowed",
+            "this path does not know this method, see /openapi.json",
+        )
     }
 
     /// 401.
     pub fn unauthorized() -> Self {
-        Self::new(StatusCode::UNAUTHORIZED, "unauthorized", "send an API key in X-API-Key or a token in Authorization: Bearer")
+        Self::new(
+            StatusCode::UNAUTHORIZED,
+            "unauthorized",
+            "send an API key in X-API-Key or a token in Authorization: Bearer",
+        )
     }
 
     /// 403.
@@ -79,7 +87,11 @@ impl ApiError {
 
     /// 431.
     pub fn headers_too_large() -> Self {
-        Self::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "headers_too_large", "the headers are larger than 16 KiB")
+        Self::new(
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            "headers_too_large",
+            "the headers are larger than 16 KiB",
+        )
     }
 
     /// 503 with Retry-After: something this program needs is away, or an answer took too long.
@@ -114,7 +126,8 @@ impl From<QueryRejection> for ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let mut response = (self.status, Json(ErrorBody { error: self.message, code: self.code })).into_response();
+        let mut response =
+            (self.status, Json(ErrorBody { error: self.message, code: self.code })).into_response();
         if self.retry_after {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }

@@ -31,7 +31,9 @@ use jiff::Timestamp;
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 use utoipa::OpenApi;
-use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
+use utoipa::openapi::security::{
+    ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme,
+};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -67,16 +69,26 @@ pub struct ApiConfig {
 /// Why the API does not run.
 #[derive(Debug, Error)]
 pub enum Error {
-    #[error("failed to start: no authentication is configured, name a file of API keys (--api-keys-file), accept Kubernetes tokens (--kubernetes-auth), or serve everybody (--insecure-no-auth)")]
+    #[error(
+        "failed to start: no authentication is configured, name a file of API keys (--api-keys-file), accept Kubernetes tokens (--kubernetes-auth), or serve everybody (--insecure-no-auth)"
+    )]
     NoAuthentication,
     #[error("failed to start: Kubernetes tokens are to be accepted, but there is no access to Kubernetes")]
     NoKubernetes,
     #[error("failed to read the file of API keys {path}")]
-    Keys { path: PathBuf, #[source] source: std::io::Error },
+    Keys {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("failed to use the database settings")]
     Database(#[source] postgres::Error),
     #[error("failed to listen on {address}")]
-    Listen { address: SocketAddr, #[source] source: std::io::Error },
+    Listen {
+        address: SocketAddr,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("failed to serve")]
     Serve(#[source] std::io::Error),
 }
@@ -141,7 +153,8 @@ fn routes() -> OpenApiRouter<ApiState> {
 pub fn openapi() -> utoipa::openapi::OpenApi {
     let mut document = routes().into_openapi();
     let components = document.components.get_or_insert_default();
-    components.add_security_scheme("apiKey", SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::new("X-API-Key"))));
+    components
+        .add_security_scheme("apiKey", SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::new("X-API-Key"))));
     components.add_security_scheme(
         "bearer",
         SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build()),
@@ -173,7 +186,8 @@ pub fn router(state: ApiState) -> Router {
 pub async fn serve(config: ApiConfig, shutdown: CancellationToken) -> Result<(), Error> {
     let router = router(state(&config)?);
     let address = config.listen;
-    let listener = tokio::net::TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })?;
+    let listener =
+        tokio::net::TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })?;
     tracing::info!(%address, namespace = config.namespace, "API serves");
     let stopping = shutdown.clone();
     let server = axum::serve(listener, router).with_graceful_shutdown(stopping.cancelled_owned());

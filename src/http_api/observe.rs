@@ -24,7 +24,8 @@ pub async fn observe(request: Request, next: Next) -> Response {
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().cloned();
     let id = request_id(&request);
-    let header_bytes: usize = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+    let header_bytes: usize =
+        request.headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
     let mut response = if header_bytes > MAX_HEADER_BYTES {
         ApiError::headers_too_large().into_response()
     } else {
@@ -57,7 +58,8 @@ pub async fn observe(request: Request, next: Next) -> Response {
 /// The caller's id if it is short and plain, else a new one.
 fn request_id(request: &Request) -> Option<HeaderValue> {
     let plain = |v: &&HeaderValue| {
-        (1..=64).contains(&v.len()) && v.as_bytes().iter().all(|b| b.is_ascii_alphanumeric() || *b == b'-' || *b == b'_')
+        (1..=64).contains(&v.len())
+            && v.as_bytes().iter().all(|b| b.is_ascii_alphanumeric() || *b == b'-' || *b == b'_')
     };
     match request.headers().get(REQUEST_ID).filter(plain) {
         Some(id) => Some(id.clone()),

@@ -105,13 +105,18 @@ impl Params {
     /// 400 that names `cursor`.
     pub fn after_slot(&self) -> Result<(String, i32), ApiError> {
         let Some((pool, slot)) = self.cursor()? else { return Ok((String::new(), 0)) };
-        let slot = slot.parse().map_err(|_| ApiError::invalid("cursor", "must be a nextCursor of this list"))?;
+        let slot =
+            slot.parse().map_err(|_| ApiError::invalid("cursor", "must be a nextCursor of this list"))?;
         Ok((pool, slot))
     }
 }
 
 /// Splits off the row that only shows that there are more, and makes the cursor of the last one kept.
-pub fn page<T>(mut rows: Vec<T>, limit: i64, key: impl Fn(&T) -> (String, String)) -> (Vec<T>, Option<String>) {
+pub fn page<T>(
+    mut rows: Vec<T>,
+    limit: i64,
+    key: impl Fn(&T) -> (String, String),
+) -> (Vec<T>, Option<String>) {
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
     if rows.len() <= limit {
         return (rows, None);

@@ -167,7 +167,8 @@ mod tests {
             task.retries = Retries { failure: count, quota: count, judge: count, infra: 0, rework: count };
             task.updated_at = now - SignedDuration::from_millis(input["updatedAgoMs"].as_i64().expect("ago"));
             // The original's word of old for the same wait.
-            task.block_reason = input["blockReason"].as_str().map(|r| r.replace("needs_human", "awaiting_judge"));
+            task.block_reason =
+                input["blockReason"].as_str().map(|r| r.replace("needs_human", "awaiting_judge"));
             task.failure_class = expected["failureCategory"].as_str().map(Into::into);
             task.failure_code = input["latestFailureMeta"]["failureCode"].as_str().map(Into::into);
             let ours = serde_json::to_value(view(&task, Some(settings), now)).expect("json");
@@ -206,7 +207,8 @@ mod tests {
         let mut task = record("failed", now);
         task.failure_class = Some("infra".into());
         task.retries.failure = 50;
-        let retry = view(&task, Some(RecoverySettings { max_retries: Some(2), ..DEFAULTS }), now).expect("failed");
+        let retry =
+            view(&task, Some(RecoverySettings { max_retries: Some(2), ..DEFAULTS }), now).expect("failed");
         assert_eq!((retry.reason, retry.retry_limit), ("cooldown_pending", -1));
     }
 }

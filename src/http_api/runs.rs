@@ -207,7 +207,11 @@ pub async fn list(State(state): State<ApiState>, params: Params) -> Result<Json<
         ("includeDeleted" = Option<bool>, Query, description = "also if it was deleted")),
     responses((status = 200, body = OneRun), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody),
         (status = 404, body = ErrorBody), (status = 503, body = ErrorBody)))]
-pub async fn get(State(state): State<ApiState>, Path(id): Path<String>, params: Params) -> Result<Json<OneRun>, ApiError> {
+pub async fn get(
+    State(state): State<ApiState>,
+    Path(id): Path<String>,
+    params: Params,
+) -> Result<Json<OneRun>, ApiError> {
     let record = find(&state, &id, params.flag("includeDeleted")?).await?;
     let artifacts = queries::artifacts(&state.pool, &state.namespace, record.uid).await?;
     let log_content = match record.logs.as_deref() {
@@ -228,7 +232,11 @@ pub async fn get(State(state): State<ApiState>, Path(id): Path<String>, params: 
         ("container" = Option<String>, Query, description = "checkout, agent or publish")),
     responses((status = 200, body = RunLogs), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
         (status = 403, body = ErrorBody), (status = 404, body = ErrorBody), (status = 503, body = ErrorBody)))]
-pub async fn logs(State(state): State<ApiState>, Path(id): Path<String>, params: Params) -> Result<Json<RunLogs>, ApiError> {
+pub async fn logs(
+    State(state): State<ApiState>,
+    Path(id): Path<String>,
+    params: Params,
+) -> Result<Json<RunLogs>, ApiError> {
     let container = params.word("container", &crate::crd::wire::container::ALL)?;
     // Logs outlive their Run.
     let record = find(&state, &id, true).await?;
@@ -238,7 +246,9 @@ pub async fn logs(State(state): State<ApiState>, Path(id): Path<String>, params:
 
 async fn find(state: &ApiState, id: &str, include_deleted: bool) -> Result<RunRecord, ApiError> {
     let uid = Uuid::parse_str(id).map_err(|_| ApiError::not_found("run"))?;
-    queries::get_run(&state.pool, &state.namespace, uid, include_deleted).await?.ok_or_else(|| ApiError::not_found("run"))
+    queries::get_run(&state.pool, &state.namespace, uid, include_deleted)
+        .await?
+        .ok_or_else(|| ApiError::not_found("run"))
 }
 
 /// All logs in one text, the last MiB of it.

@@ -46,9 +46,13 @@ pub async fn create(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<(StatusCode, Json<OneTask>), ApiError> {
     let new = NewTask::parse(&body?)?;
-    let request = idempotency_key(&headers)?.map(|key| Request { key: hash(key), body: hash(&new.canonical) });
+    let request =
+        idempotency_key(&headers)?.map(|key| Request { key: hash(key), body: hash(&new.canonical) });
     let writer = state.writer.as_deref().ok_or_else(|| {
-        ApiError::unavailable("kubernetes_unavailable", "this API was started without Kubernetes and only reads")
+        ApiError::unavailable(
+            "kubernetes_unavailable",
+            "this API was started without Kubernetes and only reads",
+        )
     })?;
     if let Some(request) = &request {
         refuse_deleted(&state, request).await?;
@@ -77,9 +81,10 @@ fn hash(text: &str) -> String {
 /// A key whose Task was deleted has had its effect: making the Task again would be a second one.
 async fn refuse_deleted(state: &ApiState, request: &Request) -> Result<(), ApiError> {
     match queries::find_request(&state.pool, &state.namespace, &request.key).await? {
-        Some(known) if known.deleted => {
-            Err(ApiError::conflict("deleted", format!("the Task of this Idempotency-Key was deleted (id {})", known.uid)))
-        }
+        Some(known) if known.deleted => Err(ApiError::conflict(
+            "deleted",
+            format!("the Task of this Idempotency-Key was deleted (id {})", known.uid),
+        )),
         Some(_) | None => Ok(()),
     }
 }
@@ -92,7 +97,12 @@ async fn dependency_names(state: &ApiState, new: &NewTask) -> Result<Vec<String>
         queries::task_names(&state.pool, &state.namespace, &new.dependencies).await?.into_iter().collect();
     new.dependencies
         .iter()
-        .map(|uid| known.get(uid).cloned().ok_or_else(|| ApiError::invalid("dependencies", format!("there is no task {uid}"))))
+        .map(|uid| {
+            known
+                .get(uid)
+                .cloned()
+                .ok_or_else(|| ApiError::invalid("dependencies", format!("there is no task {uid}")))
+        })
         .collect()
 }
 
@@ -147,10 +157,16 @@ async fn write(writer: &dyn TaskWriter, task: &Task, request: Option<&Request>) 
 fn replayed(existing: Task, request: &Request) -> Result<Task, ApiError> {
     let annotation = |key: &str| existing.metadata.annotations.as_ref().and_then(|a| a.get(key));
     if annotation(labels::REQUEST_KEY) != Some(&request.key) {
-        return Err(ApiError::conflict("name_taken", "a Task with the name for this Idempotency-Key exists already"));
+        return Err(ApiError::conflict(
+            "name_taken",
+            "a Task with the name for this Idempotency-Key exists already",
+        ));
     }
     if annotation(labels::REQUEST_HASH) != Some(&request.body) {
-        return Err(ApiError::unprocessable("idempotency_key_reused", "this Idempotency-Key was used for another request"));
+        return Err(ApiError::unprocessable(
+            "idempotency_key_reused",
+            "this Idempotency-Key was used for another request",
+        ));
     }
     Ok(existing)
 }
@@ -179,7 +195,8 @@ fn kubernetes_unavailable() -> ApiError {
 /// The row of at least the accepted version, or 503: "not yet" (invariant S24).
 async fn wait_for_row(state: &ApiState, accepted: &Task) -> Result<super::tasks::Task, ApiError> {
     let uid = accepted.metadata.uid.as_deref().and_then(|u| u.parse().ok()).unwrap_or_default();
-    let version = accepted.metadata.resource_version.as_deref().and_then(|v| v.parse().ok()).unwrap_or(i64::MAX);
+    let version =
+        accepted.metadata.resource_version.as_deref().and_then(|v| v.parse().ok()).unwrap_or(i64::MAX);
     let deadline = Instant::now() + ROW_DEADLINE;
     while Instant::now() < deadline {
         // The Task is accepted: also a database that is away now means "not yet".

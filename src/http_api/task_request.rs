@@ -66,8 +66,8 @@ impl NewTask {
     /// # Errors
     /// 400 that names the field.
     pub fn parse(body: &[u8]) -> Result<Self, ApiError> {
-        let value: Value =
-            serde_json::from_slice(body).map_err(|e| ApiError::bad_request(format!("the body is not JSON: {e}")))?;
+        let value: Value = serde_json::from_slice(body)
+            .map_err(|e| ApiError::bad_request(format!("the body is not JSON: {e}")))?;
         let canonical = value.to_string();
         let Value::Object(fields) = value else {
             return Err(ApiError::bad_request("the body must be a JSON object"));
@@ -132,7 +132,11 @@ impl Fields {
 
     fn text(&self, name: &str) -> Result<String, ApiError> {
         let text: String = self.required(name)?;
-        if text.trim().is_empty() { Err(ApiError::invalid(name, "must not be empty or blank")) } else { Ok(text) }
+        if text.trim().is_empty() {
+            Err(ApiError::invalid(name, "must not be empty or blank"))
+        } else {
+            Ok(text)
+        }
     }
 
     /// A lower_snake enum word.
@@ -176,13 +180,28 @@ mod tests {
     #[test]
     fn every_refusal_names_its_field() {
         let cases = [
-            ("title", json!("")), ("title", json!(5)), ("goal", json!("  ")), ("goal", Value::Null),
-            ("allowedPaths", json!("src")), ("allowedPaths", Value::Null), ("commands", json!([1])),
-            ("priority", json!("high")), ("priority", json!(1.5)), ("priority", json!(99_999_999_999_i64)),
-            ("riskLevel", json!("extreme")), ("riskLevel", json!("High")), ("role", json!("judge")), ("role", json!(7)),
-            ("timeboxMinutes", json!(0)), ("timeboxMinutes", json!(-1)), ("timeboxMinutes", json!(1441)),
-            ("dependencies", json!(["x"])), ("kind", json!({})), ("context", json!([])),
-            ("context.files", json!({"files": "x"})), ("context.issue", json!({"issue": {"number": 1}})),
+            ("title", json!("")),
+            ("title", json!(5)),
+            ("goal", json!("  ")),
+            ("goal", Value::Null),
+            ("allowedPaths", json!("src")),
+            ("allowedPaths", Value::Null),
+            ("commands", json!([1])),
+            ("priority", json!("high")),
+            ("priority", json!(1.5)),
+            ("priority", json!(99_999_999_999_i64)),
+            ("riskLevel", json!("extreme")),
+            ("riskLevel", json!("High")),
+            ("role", json!("judge")),
+            ("role", json!(7)),
+            ("timeboxMinutes", json!(0)),
+            ("timeboxMinutes", json!(-1)),
+            ("timeboxMinutes", json!(1441)),
+            ("dependencies", json!(["x"])),
+            ("kind", json!({})),
+            ("context", json!([])),
+            ("context.files", json!({"files": "x"})),
+            ("context.issue", json!({"issue": {"number": 1}})),
         ];
         for (field, value) in cases {
             let mut body = full();

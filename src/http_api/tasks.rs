@@ -155,8 +155,10 @@ pub struct OneTask {
     responses((status = 200, body = Tasks), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
         (status = 403, body = ErrorBody), (status = 503, body = ErrorBody)))]
 pub async fn list(State(state): State<ApiState>, params: Params) -> Result<Json<Tasks>, ApiError> {
-    let filter =
-        TaskFilter { status: params.word("status", &STATUSES)?, include_deleted: params.flag("includeDeleted")? };
+    let filter = TaskFilter {
+        status: params.word("status", &STATUSES)?,
+        include_deleted: params.flag("includeDeleted")?,
+    };
     let (limit, after) = (params.limit()?, params.after()?);
     let rows = queries::list_tasks(&state.pool, &state.namespace, &filter, after, limit + 1).await?;
     let (rows, next_cursor) = page(rows, limit, |r| (r.created_at.to_string(), r.uid.to_string()));
@@ -171,7 +173,11 @@ pub async fn list(State(state): State<ApiState>, params: Params) -> Result<Json<
         ("includeDeleted" = Option<bool>, Query, description = "also if it was deleted")),
     responses((status = 200, body = OneTask), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody),
         (status = 404, body = ErrorBody), (status = 503, body = ErrorBody)))]
-pub async fn get(State(state): State<ApiState>, Path(id): Path<String>, params: Params) -> Result<Json<OneTask>, ApiError> {
+pub async fn get(
+    State(state): State<ApiState>,
+    Path(id): Path<String>,
+    params: Params,
+) -> Result<Json<OneTask>, ApiError> {
     let uid = Uuid::parse_str(&id).map_err(|_| ApiError::not_found("task"))?;
     let include_deleted = params.flag("includeDeleted")?;
     let record = queries::get_task(&state.pool, &state.namespace, uid, 0, include_deleted).await?;

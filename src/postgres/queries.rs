@@ -165,7 +165,10 @@ pub async fn list_tasks(
     );
     let statement = client.prepare_cached(&sql).await?;
     let rows = client
-        .query(&statement, &[&namespace, &after.created_at, &after.uid, &filter.status, &filter.include_deleted, &limit])
+        .query(
+            &statement,
+            &[&namespace, &after.created_at, &after.uid, &filter.status, &filter.include_deleted, &limit],
+        )
         .await?;
     rows.iter().map(task_record).collect()
 }
@@ -198,7 +201,10 @@ pub async fn get_task(
 pub async fn task_names(pool: &Pool, namespace: &str, uids: &[Uuid]) -> Result<Vec<(Uuid, String)>, Error> {
     let client = connection(pool).await?;
     let rows = client
-        .query("SELECT uid, name FROM tasks WHERE namespace = $1 AND uid = ANY($2) AND deleted_at IS NULL", &[&namespace, &uids])
+        .query(
+            "SELECT uid, name FROM tasks WHERE namespace = $1 AND uid = ANY($2) AND deleted_at IS NULL",
+            &[&namespace, &uids],
+        )
         .await?;
     rows.iter().map(|r| Ok((r.try_get(0)?, r.try_get(1)?))).collect()
 }
@@ -224,7 +230,8 @@ pub async fn find_request(pool: &Pool, namespace: &str, key: &str) -> Result<Opt
             &[&namespace, &key],
         )
         .await?;
-    row.map(|r| Ok(RequestRecord { uid: r.try_get(0)?, request_hash: r.try_get(1)?, deleted: r.try_get(2)? })).transpose()
+    row.map(|r| Ok(RequestRecord { uid: r.try_get(0)?, request_hash: r.try_get(1)?, deleted: r.try_get(2)? }))
+        .transpose()
 }
 
 /// Which Runs to list.
@@ -258,7 +265,15 @@ pub async fn list_runs(
     let rows = client
         .query(
             &statement,
-            &[&namespace, &after.created_at, &after.uid, &filter.task, &filter.status, &filter.include_deleted, &limit],
+            &[
+                &namespace,
+                &after.created_at,
+                &after.uid,
+                &filter.task,
+                &filter.status,
+                &filter.include_deleted,
+                &limit,
+            ],
         )
         .await?;
     rows.iter().map(run_record).collect()
@@ -268,7 +283,12 @@ pub async fn list_runs(
 ///
 /// # Errors
 /// `Connect`, `Statement` or `Value`.
-pub async fn get_run(pool: &Pool, namespace: &str, uid: Uuid, include_deleted: bool) -> Result<Option<RunRecord>, Error> {
+pub async fn get_run(
+    pool: &Pool,
+    namespace: &str,
+    uid: Uuid,
+    include_deleted: bool,
+) -> Result<Option<RunRecord>, Error> {
     let client = connection(pool).await?;
     let sql = format!("{RUN_SELECT} WHERE r.namespace = $1 AND r.uid = $2 AND ($3 OR r.deleted_at IS NULL)");
     let statement = client.prepare_cached(&sql).await?;

@@ -60,8 +60,8 @@ impl Naive {
                 }
             }
             Event::Release { nth } => {
-                let real = self.holders.keys().filter(|id| !matches!(id, HolderId::Admission(_)));
-                if let Some(id) = real.skip(nth % 3).next().cloned() {
+                let mut real = self.holders.keys().filter(|id| !matches!(id, HolderId::Admission(_)));
+                if let Some(id) = real.nth(nth % 3).cloned() {
                     self.holders.remove(&id);
                     queue.release(&id);
                 }
