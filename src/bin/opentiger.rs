@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use opentiger::config::OperatorConfig;
 use opentiger::controller::{probes, run_operator};
+use opentiger::http_api::{self, ApiConfig};
 use opentiger::metrics::Metrics;
 use opentiger::postgres::{self, DatabaseConfig};
 use opentiger::telemetry;
@@ -24,6 +25,10 @@ struct Cli {
 enum Command {
     /// Run the controllers.
     Operator(OperatorConfig),
+    /// Serve the HTTP API.
+    Api(ApiArgs),
+    /// Print the description of the HTTP API (OpenAPI, JSON).
+    Openapi,
     /// Bring the database schema up to date.
     Migrate(MigrateConfig),
     /// Print the CustomResourceDefinitions as YAML.
@@ -40,9 +45,36 @@ struct MigrateConfig {
     wait: bool,
 }
 
+#[derive(Args)]
+struct ApiArgs {
+    /// Address to listen on.
+    #[arg(long, default_value = "0.0.0.0:4301")]
+    listen: std::net::SocketAddr,
+    /// Namespace whose objects are served and created.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "default")]
+    namespace: String,
+    /// Postgres that the operator mirrors into.
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
+    database_url: String,
+    /// File of API keys, one a line; read again when it changes.
+    #[arg(long)]
+    api_keys_file: Option<std::path::PathBuf>,
+    /// Accept Kubernetes bearer tokens (TokenReview and SubjectAccessReview).
+    #[arg(long, env = "KUBERNETES_AUTH")]
+    kubernetes_auth: bool,
+    /// Serve everybody. For trials on loopback only.
+    #[arg(long)]
+    insecure_no_auth: bool,
+}
+
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Operator(config) => runtime()?.block_on(operator(config)),
+        Command::Api(args) => runtime()?.block_on(api(args)),
+        Command::Openapi => {
+            println!("{}", http_api::openapi().to_pretty_json()?);
+            Ok(())
+        }
         Command::Migrate(config) => runtime()?.block_on(migrate(config)),
         Command::Crds => {
             for crd in opentiger::crd::schema::all()? {
@@ -81,6 +113,28 @@ async fn operator(config: OperatorConfig) -> anyhow::Result<()> {
     run_operator(client, config, database, metrics, shutdown.clone()).await?;
     shutdown.cancel();
     serving.await.context("failed to end the probes")
+}
+
+async fn api(args: ApiArgs) -> anyhow::Result<()> {
+    let shutdown = shutdown_signal()?;
+    // Without a cluster the API reads only; it says so when somebody writes.
+    let client = match kube::Client::try_default().await {
+        Ok(client) => Some(client),
+        Err(error) => {
+            tracing::warn!(error = %error, "no access to Kubernetes, the API only reads");
+            None
+        }
+    };
+    let config = ApiConfig {
+        listen: args.listen,
+        namespace: args.namespace,
+        database: DatabaseConfig::new(args.database_url, "opentiger-api"),
+        api_keys_file: args.api_keys_file,
+        kubernetes_auth: args.kubernetes_auth,
+        insecure_no_auth: args.insecure_no_auth,
+        client,
+    };
+    http_api::serve(config, shutdown).await.context("failed to serve the API")
 }
 
 async fn migrate(config: MigrateConfig) -> anyhow::Result<()> {

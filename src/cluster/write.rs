@@ -67,6 +67,15 @@ impl Writer {
         Api::namespaced(self.client.clone(), namespace)
     }
 
+    /// Reads one object from the API server itself. Before absence is acted upon it is confirmed here:
+    /// caches of different kinds do not advance together.
+    ///
+    /// # Errors
+    /// Any answer but the object or "not found".
+    pub async fn read<K: Writable>(&self, namespace: &str, name: &str) -> Result<Option<K>, Error> {
+        self.api::<K>(namespace).get_opt(name).await.map_err(|e| request::<K>("get", name, e))
+    }
+
     /// Creates `object`; when the name is taken, reads who has it. A create whose answer was lost is
     /// found by its repetition.
     ///

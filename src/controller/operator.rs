@@ -11,7 +11,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::context::{Applied, Context, GonePods};
+use super::context::{Admitting, Applied, Context, GonePods};
 use super::dispatcher::{Busy, Dispatcher};
 use super::facts::Fact;
 use super::mirror::{Bounds, Mirror};
@@ -177,6 +177,7 @@ fn assemble(
         },
         database,
         gone_pods,
+        admitting: Admitting::default(),
         refusals: Mutex::default(),
         policies: Applied::default(),
         terms: Mutex::default(),
@@ -254,7 +255,7 @@ fn start_controllers(
     spawn("pool", &queues.pools, Box::new(move |key| Box::pin(pool::reconcile(c.clone(), b.clone(), key))));
     let c = ctx.clone();
     spawn("system", &queues.systems, Box::new(move |key| Box::pin(system::reconcile(c.clone(), key))));
-    tasks.spawn(dispatch(ctx.clone(), inbox, stop.clone()));
+    tasks.spawn(dispatch(ctx.clone(), queues.tasks.clone(), inbox, stop.clone()));
 }
 
 type Reconcile = Box<
@@ -266,7 +267,12 @@ type Reconcile = Box<
 >;
 
 /// Hands facts to the dispatcher of their namespace, which starts with its first fact.
-async fn dispatch(ctx: Arc<Context>, mut inbox: UnboundedReceiver<(String, Fact)>, stop: CancellationToken) {
+async fn dispatch(
+    ctx: Arc<Context>,
+    wake: WorkQueue,
+    mut inbox: UnboundedReceiver<(String, Fact)>,
+    stop: CancellationToken,
+) {
     let mut dispatchers: HashMap<String, UnboundedSender<Fact>> = HashMap::new();
     let tasks = TaskTracker::new();
     loop {
@@ -279,7 +285,7 @@ async fn dispatch(ctx: Arc<Context>, mut inbox: UnboundedReceiver<(String, Fact)
         };
         let sender = dispatchers.entry(namespace.clone()).or_insert_with(|| {
             let (sender, receiver) = unbounded_channel();
-            tasks.spawn(Dispatcher::new(ctx.clone(), namespace).run(receiver, stop.clone()));
+            tasks.spawn(Dispatcher::new(ctx.clone(), namespace, wake.clone()).run(receiver, stop.clone()));
             sender
         });
         if sender.send(fact).is_err() {

@@ -32,7 +32,7 @@ const REFUSED_RETRY: Duration = Duration::from_secs(3);
 pub async fn reconcile(ctx: Arc<Context>, key: Key) -> Result<Action, Error> {
     let Some(run) = ctx.runs.get(&key) else { return Ok(Action::Await) };
     let uid = run.uid().unwrap_or_default();
-    let task = observe_task(&ctx, &run);
+    let task = observe_task(&ctx, &run).await?;
     let system = ctx.system(&key.namespace);
     let (present, gone) = observe_pod(&ctx, &key, &uid);
     let refusal = ctx.refusals.lock().unwrap_or_else(PoisonError::into_inner).get(&uid).cloned();
@@ -67,10 +67,20 @@ pub fn until(at: Timestamp, now: Timestamp) -> Duration {
     Duration::try_from(at.duration_since(now)).unwrap_or(Duration::ZERO) + Duration::from_millis(1)
 }
 
-/// The Task with the very uid that the Run names.
-fn observe_task(ctx: &Context, run: &Run) -> Option<Arc<Task>> {
+/// The Task with the very uid that the Run names. A Run that is not over and whose Task is not in the
+/// cache is rare: its absence is confirmed by the API server, because caches of different kinds do
+/// not advance together.
+async fn observe_task(ctx: &Context, run: &Run) -> Result<Option<Arc<Task>>, Error> {
     let key = Key::new(run.namespace().unwrap_or_default(), &run.spec.task_ref.name);
-    ctx.tasks.get(&key).filter(|t| t.metadata.uid.as_deref() == Some(run.spec.task_ref.uid.as_str()))
+    let is_named = |t: &Arc<Task>| t.metadata.uid.as_deref() == Some(run.spec.task_ref.uid.as_str());
+    let cached = ctx.tasks.get(&key).filter(is_named);
+    if cached.is_some() || run.status.as_ref().is_some_and(|s| s.phase.is_terminal()) {
+        return Ok(cached);
+    }
+    if let Some(found) = ctx.writer.read::<Task>(&key.namespace, &key.name).await? {
+        ctx.tasks.wrote(found);
+    }
+    Ok(ctx.tasks.get(&key).filter(is_named))
 }
 
 /// The Pod of this very Run: present, or gone after having been seen.

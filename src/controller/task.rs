@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use k8s_openapi::api::core::v1::Pod;
+
 use super::context::Context;
 use super::queue::Action;
 use super::run::until;
@@ -15,8 +17,15 @@ use crate::plan::task::{Observed, TaskPlan, plan_task};
 /// # Errors
 /// When the status could not be written; the queue retries.
 pub async fn reconcile(ctx: Arc<Context>, key: Key) -> Result<Action, Error> {
-    let Some(task) = ctx.tasks.get(&key) else { return Ok(Action::Await) };
-    let (runs, pods) = observe(&ctx, &task);
+    step(&ctx, &key, false).await
+}
+
+async fn step(ctx: &Context, key: &Key, confirmed: bool) -> Result<Action, Error> {
+    let Some(task) = ctx.tasks.get(key) else { return Ok(Action::Await) };
+    if ctx.admitting.contains(task.metadata.uid.as_deref().unwrap_or_default()) {
+        return Ok(Action::Await);
+    }
+    let (runs, pods) = observe(ctx, &task);
     let runs: Vec<&Run> = runs.iter().map(AsRef::as_ref).collect();
     let system = ctx.system(&key.namespace);
     let recovery = system.as_ref().map_or_else(Recovery::default, |s| s.spec.recovery.clone());
@@ -25,12 +34,20 @@ pub async fn reconcile(ctx: Arc<Context>, key: Key) -> Result<Action, Error> {
         task: &task,
         runs: &runs,
         live_pod: pods.iter().any(|p| p.is_live()),
+        confirmed,
         recovery: &recovery,
         now,
     };
     match plan_task(&observed) {
         TaskPlan::Wait { until: None } => Ok(Action::Await),
         TaskPlan::Wait { until: Some(at) } => Ok(Action::After(until(at, now))),
+        TaskPlan::Confirm { run } => {
+            if apply_confirmation(ctx, &key.namespace, &run).await? {
+                // What was found has been put into the caches, which wakes this Task again.
+                return Ok(Action::Await);
+            }
+            Box::pin(step(ctx, key, true)).await
+        }
         TaskPlan::Write(status) => {
             let written = ctx.writer.patch_status(task.as_ref(), task.status.as_ref(), &status).await?;
             if let Some(written) = written {
@@ -40,6 +57,20 @@ pub async fn reconcile(ctx: Arc<Context>, key: Key) -> Result<Action, Error> {
             Ok(Action::Await)
         }
     }
+}
+
+/// Reads a Run and its Pod from the API server into the caches. Returns whether either exists.
+async fn apply_confirmation(ctx: &Context, namespace: &str, run: &str) -> Result<bool, Error> {
+    let found = ctx.writer.read::<Run>(namespace, run).await?;
+    let pod = ctx.writer.read::<Pod>(namespace, run).await?.map(PodFacts::from);
+    let exists = found.is_some() || pod.as_ref().is_some_and(|p| p.run == run && p.is_live());
+    if let Some(found) = found {
+        ctx.runs.wrote(found);
+    }
+    if let Some(pod) = pod.filter(|p| p.run == run) {
+        ctx.pods.wrote(pod);
+    }
+    Ok(exists)
 }
 
 /// Runs and Pods of this very Task, not of a predecessor of the same name.

@@ -1,1 +1,198 @@
-//! module
+//! The HTTP API: reads come from Postgres, writes create Kubernetes objects (design, section 7).
+//!
+//! One file per resource. Errors are always JSON `{error, code}`; bad input is never a 500.
+
+pub mod agents;
+pub mod auth;
+pub mod auth_kubernetes;
+pub mod error;
+pub mod health;
+pub mod observe;
+pub mod query;
+pub mod retry;
+pub mod runs;
+pub mod state;
+pub mod task_create;
+pub mod task_request;
+pub mod task_writer;
+pub mod tasks;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::middleware::{from_fn, from_fn_with_state};
+use axum::routing::get;
+use jiff::Timestamp;
+use thiserror::Error;
+use tokio_util::sync::CancellationToken;
+use utoipa::OpenApi;
+use utoipa::openapi::security::{
+    ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme,
+};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use self::auth::{ApiKeys, Auth};
+use self::auth_kubernetes::KubernetesAuth;
+use self::error::ApiError;
+use self::state::ApiState;
+use self::task_writer::{KubernetesTasks, TaskWriter};
+use crate::postgres::{self, DatabaseConfig};
+
+/// Largest body, in bytes.
+const MAX_BODY_BYTES: usize = 256 * 1024;
+/// Time for answers under way after the shutdown.
+const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How to run the API.
+#[derive(Clone)]
+pub struct ApiConfig {
+    pub listen: SocketAddr,
+    /// The namespace whose rows are served and in which Tasks are made.
+    pub namespace: String,
+    pub database: DatabaseConfig,
+    /// File of API keys, one a line, `#` comments; read again when it changes.
+    pub api_keys_file: Option<PathBuf>,
+    /// Accept Kubernetes bearer tokens; needs `client`.
+    pub kubernetes_auth: bool,
+    /// Serve everybody when no other way is configured.
+    pub insecure_no_auth: bool,
+    /// Creates Tasks and checks tokens; without it the API only reads.
+    pub client: Option<kube::Client>,
+}
+
+/// Why the API does not run.
+#[derive(Debug, Error)]
+pub enum Error {
+    #[error(
+        "failed to start: no authentication is configured, name a file of API keys (--api-keys-file), accept Kubernetes tokens (--kubernetes-auth), or serve everybody (--insecure-no-auth)"
+    )]
+    NoAuthentication,
+    #[error("failed to start: Kubernetes tokens are to be accepted, but there is no access to Kubernetes")]
+    NoKubernetes,
+    #[error("failed to read the file of API keys {path}")]
+    Keys {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("failed to use the database settings")]
+    Database(#[source] postgres::Error),
+    #[error("failed to listen on {address}")]
+    Listen {
+        address: SocketAddr,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("failed to serve")]
+    Serve(#[source] std::io::Error),
+}
+
+/// The state behind the routes.
+///
+/// # Errors
+/// `NoAuthentication`, `NoKubernetes`, `Keys`, `Database`.
+pub fn state(config: &ApiConfig) -> Result<ApiState, Error> {
+    if config.api_keys_file.is_none() && !config.kubernetes_auth && !config.insecure_no_auth {
+        return Err(Error::NoAuthentication);
+    }
+    let keys = match &config.api_keys_file {
+        Some(path) => {
+            Some(ApiKeys::open(path.clone()).map_err(|source| Error::Keys { path: path.clone(), source })?)
+        }
+        None => None,
+    };
+    let kubernetes = match (config.kubernetes_auth, &config.client) {
+        (true, Some(client)) => Some(Arc::new(KubernetesAuth::new(client.clone()))),
+        (true, None) => return Err(Error::NoKubernetes),
+        (false, _) => None,
+    };
+    let open = keys.is_none() && kubernetes.is_none();
+    if open {
+        tracing::warn!("serving everybody: no authentication is configured");
+    }
+    let writer = config.client.clone().map(|client| {
+        let writer: Arc<dyn TaskWriter> = Arc::new(KubernetesTasks::new(client, &config.namespace));
+        writer
+    });
+    Ok(ApiState {
+        pool: postgres::connect(&config.database).map_err(Error::Database)?,
+        namespace: config.namespace.as_str().into(),
+        auth: Arc::new(Auth { keys, kubernetes, insecure: open && config.insecure_no_auth }),
+        writer,
+        now: Timestamp::now,
+    })
+}
+
+#[derive(OpenApi)]
+#[openapi(info(
+    title = "openTiger",
+    description = "Tasks, their Runs and the agents that work on them. Lists are ordered newest first (agents by pool and slot) and paged with `limit` and `cursor`."
+))]
+struct Document;
+
+fn routes() -> OpenApiRouter<ApiState> {
+    OpenApiRouter::with_openapi(Document::openapi())
+        .routes(routes!(health::health))
+        .routes(routes!(health::ready))
+        .routes(routes!(tasks::list, task_create::create))
+        .routes(routes!(tasks::get))
+        .routes(routes!(runs::list))
+        .routes(routes!(runs::get))
+        .routes(routes!(runs::logs))
+        .routes(routes!(agents::list))
+        .routes(routes!(agents::get))
+}
+
+/// The OpenAPI document, as served at `/openapi.json`.
+pub fn openapi() -> utoipa::openapi::OpenApi {
+    let mut document = routes().into_openapi();
+    let components = document.components.get_or_insert_default();
+    components
+        .add_security_scheme("apiKey", SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::new("X-API-Key"))));
+    components.add_security_scheme(
+        "bearer",
+        SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build()),
+    );
+    let none: [&str; 0] = [];
+    document.security =
+        Some(vec![SecurityRequirement::new("apiKey", none), SecurityRequirement::new("bearer", none)]);
+    document
+}
+
+/// Every route with its middleware.
+pub fn router(state: ApiState) -> Router {
+    let document = openapi();
+    let (router, _) = routes().split_for_parts();
+    router
+        .route("/openapi.json", get(async move || Json(document)))
+        .route_layer(from_fn_with_state(state.clone(), auth::authorize))
+        .fallback(async || ApiError::no_route())
+        .method_not_allowed_fallback(async || ApiError::method_not_allowed())
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .layer(from_fn(observe::observe))
+        .with_state(state)
+}
+
+/// Serves until `shutdown`, then finishes what is under way within 10 s.
+///
+/// # Errors
+/// See [`Error`]; a database or Kubernetes that is away is none.
+pub async fn serve(config: ApiConfig, shutdown: CancellationToken) -> Result<(), Error> {
+    let router = router(state(&config)?);
+    let address = config.listen;
+    let listener =
+        tokio::net::TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })?;
+    tracing::info!(%address, namespace = config.namespace, "API serves");
+    let stopping = shutdown.clone();
+    let server = axum::serve(listener, router).with_graceful_shutdown(stopping.cancelled_owned());
+    tokio::select! {
+        result = server => result.map_err(Error::Serve),
+        () = async { shutdown.cancelled().await; tokio::time::sleep(DRAIN_DEADLINE).await } => Ok(()),
+    }
+}

@@ -51,6 +51,8 @@ pub struct Observed<'a> {
     pub runs: &'a [&'a Run],
     /// Whether a Pod of this Task's uid may still run something.
     pub live_pod: bool,
+    /// Whether the API server itself has just said that the Run in progress and its Pod are gone.
+    pub confirmed: bool,
     pub recovery: &'a Recovery,
     pub now: Timestamp,
 }
@@ -60,6 +62,9 @@ pub struct Observed<'a> {
 pub enum TaskPlan {
     /// Write this status.
     Write(Box<TaskStatus>),
+    /// The Run in progress is not in the cache: read it and its Pod (of the same name) from the API
+    /// server, then decide again.
+    Confirm { run: String },
     /// Nothing until an event, or until the time given.
     Wait { until: Option<Timestamp> },
 }
@@ -130,6 +135,7 @@ fn running(o: &Observed, status: TaskStatus) -> TaskPlan {
         },
         // Its Run was deleted; the Pod goes with it, and until it is gone nothing else may start.
         None if o.live_pod => TaskPlan::Wait { until: None },
+        None if !o.confirmed => TaskPlan::Confirm { run: status.current_run },
         None => TaskPlan::Write(Box::new(vanished(o, status))),
     }
 }

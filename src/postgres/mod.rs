@@ -6,6 +6,7 @@ pub mod error;
 pub mod logs;
 pub mod migrate;
 pub mod pool;
+pub mod queries;
 
 pub mod rows;
 pub mod write;

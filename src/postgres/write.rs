@@ -94,11 +94,11 @@ impl Statements {
             })
             .collect();
         Self {
-            // The guard: never back, and never a deleted object alive again.
+            // The guard: never back.
             upsert: format!(
                 "INSERT INTO {table} ({list}) SELECT {list} FROM jsonb_populate_recordset(NULL::{table}, $1)
                  ON CONFLICT (uid) DO UPDATE SET {}
-                 WHERE {table}.resource_version < excluded.resource_version AND {table}.deleted_at IS NULL",
+                 WHERE {table}.resource_version < excluded.resource_version",
                 set.join(", ")
             ),
             restore: format!(

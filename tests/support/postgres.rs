@@ -1,5 +1,6 @@
 //! A database of its own for each test, on the server named by `OPENTIGER_TEST_DATABASE_URL` (an
 //! administrator's URL); and a proxy that can take the database away.
+#![allow(dead_code, reason = "each test program uses a part")]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

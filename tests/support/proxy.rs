@@ -142,7 +142,8 @@ async fn forward(State(proxy): State<Proxy>, request: Request) -> Response {
             reply.map(Body::new)
         }
         None if list && reply.status().is_success() => {
-            let (parts, body) = reply.into_parts();
+            let (mut parts, body) = reply.into_parts();
+            parts.headers.remove("transfer-encoding");
             let bytes = to_bytes(Body::new(body), 64 << 20).await.expect("a list");
             proxy.inner.lock().unwrap().recorded.entry(path).or_insert_with(|| bytes.to_vec());
             Response::from_parts(parts, Body::from(bytes))

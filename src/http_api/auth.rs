@@ -1,0 +1,210 @@
+//! Who may ask: API keys, else Kubernetes bearer tokens; open only when told so. Fails closed.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderMap, Method, header};
+use axum::middleware::Next;
+use axum::response::Response;
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+
+use super::auth_kubernetes::{Decision, KubernetesAuth};
+use super::error::ApiError;
+use super::state::ApiState;
+
+/// How often the file of keys is looked at, at most.
+const RELOAD_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How a caller was recognised; in the request's extensions and the access log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Identity {
+    ApiKey,
+    Kubernetes,
+    /// Open mode.
+    Anonymous,
+}
+
+impl Identity {
+    /// The word in the access log.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::ApiKey => "api-key",
+            Self::Kubernetes => "kubernetes",
+            Self::Anonymous => "none",
+        }
+    }
+}
+
+/// The configured ways.
+pub struct Auth {
+    pub keys: Option<ApiKeys>,
+    pub kubernetes: Option<Arc<KubernetesAuth>>,
+    /// Everybody may do everything.
+    pub insecure: bool,
+}
+
+/// API keys of a file, one a line, `#` comments; hashed in memory, read again when the file changes.
+pub struct ApiKeys {
+    path: PathBuf,
+    loaded: Mutex<Loaded>,
+}
+
+struct Loaded {
+    hashes: Vec<[u8; 32]>,
+    stamp: Option<(SystemTime, u64)>,
+    checked: Instant,
+}
+
+impl ApiKeys {
+    /// Reads the file.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn open(path: PathBuf) -> std::io::Result<Self> {
+        let stamp = stamp(&path);
+        let hashes = read(&path)?;
+        if hashes.is_empty() {
+            tracing::warn!(path = %path.display(), "the file of API keys holds no key");
+        }
+        Ok(Self { path, loaded: Mutex::new(Loaded { hashes, stamp, checked: Instant::now() }) })
+    }
+
+    /// Whether `key` is one of them; takes the same time whichever it is.
+    fn contains(&self, key: &str) -> bool {
+        let hash = hash(key);
+        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        if loaded.checked.elapsed() >= RELOAD_INTERVAL {
+            self.reload(&mut loaded);
+        }
+        let found = loaded.hashes.iter().fold(0u8, |found, known| found | known.ct_eq(&hash).unwrap_u8());
+        found == 1
+    }
+
+    /// A file that is gone has no keys; one that cannot be read for another reason keeps the last.
+    fn reload(&self, loaded: &mut Loaded) {
+        loaded.checked = Instant::now();
+        let now = stamp(&self.path);
+        if now.is_some() && now == loaded.stamp {
+            return;
+        }
+        match read(&self.path) {
+            Ok(hashes) => {
+                tracing::info!(keys = hashes.len(), "API keys read again");
+                loaded.hashes = hashes;
+                loaded.stamp = now;
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                loaded.hashes.clear();
+                loaded.stamp = None;
+            }
+            Err(error) => {
+                tracing::warn!(error = %error, "the file of API keys cannot be read, the last keys stay")
+            }
+        }
+    }
+}
+
+fn stamp(path: &PathBuf) -> Option<(SystemTime, u64)> {
+    let metadata = std::fs::metadata(path).ok()?;
+    Some((metadata.modified().ok()?, metadata.len()))
+}
+
+fn read(path: &PathBuf) -> std::io::Result<Vec<[u8; 32]>> {
+    let text = std::fs::read_to_string(path)?;
+    Ok(text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#')).map(hash).collect())
+}
+
+fn hash(key: &str) -> [u8; 32] {
+    Sha256::digest(key.as_bytes()).into()
+}
+
+/// What a route touches, in the words of Kubernetes authorization.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Everybody: no data behind it.
+    Open,
+    /// `verb` on `resource` of the group.
+    Resource { verb: &'static str, resource: &'static str },
+}
+
+/// What `method` on `route` touches. `None`: unknown, and therefore refused.
+pub fn access(method: &Method, route: &str) -> Option<Access> {
+    let on = |verb, resource| Some(Access::Resource { verb, resource });
+    let read = method == Method::GET || method == Method::HEAD;
+    match (read, route) {
+        (true, "/health" | "/health/ready" | "/openapi.json") => Some(Access::Open),
+        (true, "/tasks") => on("list", "tasks"),
+        (true, "/tasks/{id}") => on("get", "tasks"),
+        (true, "/runs") => on("list", "runs"),
+        (true, "/runs/{id}" | "/runs/{id}/logs") => on("get", "runs"),
+        (true, "/agents") => on("list", "agentpools"),
+        (true, "/agents/{id}") => on("get", "agentpools"),
+        (false, "/tasks") if method == Method::POST => on("create", "tasks"),
+        _ => None,
+    }
+}
+
+/// Middleware of every route.
+///
+/// # Errors
+/// 401, 403, or 503 when Kubernetes cannot be asked.
+pub async fn authorize(
+    State(state): State<ApiState>,
+    route: MatchedPath,
+    mut request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
+    let access = access(request.method(), route.as_str());
+    if access == Some(Access::Open) {
+        return Ok(next.run(request).await);
+    }
+    let identity = identify(&state.auth, &state.namespace, request.headers(), access).await?;
+    request.extensions_mut().insert(identity);
+    let mut response = next.run(request).await;
+    response.extensions_mut().insert(identity);
+    Ok(response)
+}
+
+async fn identify(
+    auth: &Auth,
+    namespace: &str,
+    headers: &HeaderMap,
+    access: Option<Access>,
+) -> Result<Identity, ApiError> {
+    let known = |key: &str| auth.keys.as_ref().is_some_and(|keys| keys.contains(key));
+    if let Some(key) = headers.get("x-api-key").filter(|v| !v.is_empty()) {
+        // A wrong key is refused even in open mode: the caller believes to be somebody.
+        return match key.to_str() {
+            Ok(key) if known(key) => Ok(Identity::ApiKey),
+            Ok(_) | Err(_) => Err(ApiError::unauthorized()),
+        };
+    }
+    if let Some(value) = headers.get(header::AUTHORIZATION) {
+        let token = value.to_str().ok().and_then(bearer).ok_or_else(ApiError::unauthorized)?;
+        if known(token) {
+            return Ok(Identity::ApiKey);
+        }
+        let Some(kubernetes) = &auth.kubernetes else { return Err(ApiError::unauthorized()) };
+        let Some(Access::Resource { verb, resource }) = access else {
+            return Err(ApiError::method_not_allowed());
+        };
+        return match kubernetes.decide(token, namespace, verb, resource).await? {
+            Decision::Allowed => Ok(Identity::Kubernetes),
+            Decision::Denied => {
+                Err(ApiError::forbidden(format!("this account may not {verb} {resource}.opentiger.dev")))
+            }
+            Decision::Unknown => Err(ApiError::unauthorized()),
+        };
+    }
+    if auth.insecure { Ok(Identity::Anonymous) } else { Err(ApiError::unauthorized()) }
+}
+
+/// The token of `Bearer <token>`.
+fn bearer(value: &str) -> Option<&str> {
+    let (scheme, token) = value.split_once(' ')?;
+    let token = token.trim();
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
+}

@@ -1,0 +1,22 @@
+//! What every handler shares.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::auth::Auth;
+use super::task_writer::TaskWriter;
+use crate::postgres::Pool;
+
+/// Shared by clones.
+#[derive(Clone)]
+pub struct ApiState {
+    pub pool: Pool,
+    /// The namespace this API serves.
+    pub namespace: Arc<str>,
+    pub auth: Arc<Auth>,
+    /// Creates Tasks; without it `POST /tasks` answers 503.
+    pub writer: Option<Arc<dyn TaskWriter>>,
+    /// The clock.
+    pub now: fn() -> Timestamp,
+}
