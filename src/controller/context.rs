@@ -7,6 +7,8 @@ use deadpool_postgres::Pool as Database;
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
+use super::clean_up::Gate;
+use super::queue::WorkQueue;
 use crate::build::pod::RunnerImage;
 use crate::cluster::{Change, Events, Key, Store, Writer};
 use crate::crd::{AgentPool, PodFacts, Run, System, Task, system};
@@ -24,7 +26,11 @@ pub struct Context {
     pub events: Events,
     pub runner: RunnerImage,
     /// Where logs are kept; absent: they are not.
-    pub database: Option<Database>,
+    pub logs: Option<Database>,
+    /// Whether the archive of logs answers.
+    pub archive: Gate,
+    /// Wakes the clean-up controller.
+    pub clean_up: WorkQueue,
     /// Pods that were seen and are gone, by Run uid, until the Run has ended.
     pub gone_pods: Arc<GonePods>,
     /// Tasks that the dispatcher is just admitting: it marks them Running itself.

@@ -11,6 +11,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::clean_up::{self, Gate};
 use super::context::{Admitting, Applied, Context, GonePods};
 use super::dispatcher::{Busy, Dispatcher};
 use super::facts::Fact;
@@ -177,7 +178,9 @@ fn assemble(
             image: config.runner_image.clone(),
             pull_policy: config.runner_image_pull_policy.clone(),
         },
-        database,
+        logs: database.filter(|_| config.keep_logs),
+        archive: Gate::default(),
+        clean_up: queues.clean_up.clone(),
         gone_pods,
         admitting: Admitting::default(),
         refusals: Mutex::default(),
@@ -253,6 +256,8 @@ fn start_controllers(
     spawn("task", &queues.tasks, Box::new(move |key| Box::pin(task::reconcile(c.clone(), key))));
     let c = ctx.clone();
     spawn("run", &queues.runs, Box::new(move |key| Box::pin(run_controller::reconcile(c.clone(), key))));
+    let c = ctx.clone();
+    spawn("clean-up", &queues.clean_up, Box::new(move |key| Box::pin(clean_up::reconcile(c.clone(), key))));
     let (c, b) = (ctx.clone(), busy.clone());
     spawn("pool", &queues.pools, Box::new(move |key| Box::pin(pool::reconcile(c.clone(), b.clone(), key))));
     let c = ctx.clone();
