@@ -104,6 +104,9 @@ async fn lead(
         if config.namespaces.is_empty() { vec![String::new()] } else { config.namespaces.clone() };
     let (facts, inbox) = unbounded_channel();
     let mirror = database.clone().map(|pool| Mirror::new(pool, Bounds::default()));
+    if let Some(mirror) = &mirror {
+        metrics.register(|registry| mirror.register(registry));
+    }
     let busy = Arc::new(Busy::default());
     let queues = Queues::default();
     let (ctx, wiring) =
@@ -210,6 +213,7 @@ fn start_watches(
                 $store.clone(),
                 $listed,
                 ctx.metrics.clone(),
+                ctx.stop.clone(),
                 stop.clone(),
             ))
         };

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
@@ -33,6 +33,8 @@ struct Inner {
     mutations: Vec<String>,
     recorded: HashMap<String, Vec<u8>>,
     stale: HashMap<String, Vec<u8>>,
+    /// Until then no watch of Tasks, Runs and Pods delivers anything.
+    lag_until: Option<Instant>,
 }
 
 /// A running proxy.
@@ -66,10 +68,12 @@ impl Proxy {
         inner.kill_at = Some((n, position));
     }
 
-    /// From now on the first list of each kind is answered as it was first answered before.
-    pub fn serve_stale_lists(&self) {
+    /// From now on the first list of Tasks, Runs and Pods is answered as it was first answered before,
+    /// and their watches deliver nothing for `lag`.
+    pub fn serve_stale_lists(&self, lag: Duration) {
         let mut inner = self.inner.lock().unwrap();
         inner.stale = std::mem::take(&mut inner.recorded);
+        inner.lag_until = Some(Instant::now() + lag);
     }
 
     /// Waits until the operator was killed.
@@ -111,8 +115,8 @@ async fn forward(State(proxy): State<Proxy>, request: Request) -> Response {
         return error();
     }
     let (parts, body) = request.into_parts();
-    let list = parts.method == "GET" && !parts.uri.query().unwrap_or_default().contains("watch=true");
     let path = parts.uri.path_and_query().map(ToString::to_string).unwrap_or_default();
+    let list = parts.method == "GET" && is_lagging(&path) && !path.contains("watch=true");
     if list && let Some(old) = proxy.inner.lock().unwrap().stale.remove(&path) {
         return Response::builder()
             .header("content-type", "application/json")
@@ -125,6 +129,11 @@ async fn forward(State(proxy): State<Proxy>, request: Request) -> Response {
         if let Some(value) = parts.headers.get(name) {
             upstream = upstream.header(name, value);
         }
+    }
+    let lag =
+        proxy.inner.lock().unwrap().lag_until.filter(|_| is_lagging(&path) && path.contains("watch=true"));
+    if let Some(until) = lag {
+        tokio::time::sleep_until(until.into()).await;
     }
     let upstream = upstream.body(kube::client::Body::from(bytes.to_vec())).expect("a request");
     let Ok(reply) = proxy.client.send(upstream).await else { return error() };
@@ -150,6 +159,11 @@ async fn forward(State(proxy): State<Proxy>, request: Request) -> Response {
         }
         None => reply.map(Body::new),
     }
+}
+
+/// Whether a path is a list or watch of a kind that lags behind in the stale cases.
+fn is_lagging(path: &str) -> bool {
+    ["/tasks?", "/runs?", "/pods?"].iter().any(|kind| path.contains(kind))
 }
 
 fn error() -> Response {
