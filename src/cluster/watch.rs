@@ -21,6 +21,7 @@ pub type Listed = Box<dyn Fn(&str) + Send + Sync>;
 /// Watches `K` in `namespace` (all namespaces when `None`), turns each object into `C` and keeps
 /// `store` up to date until `shutdown`. A cluster that went back to an older state ends the process
 /// (`stop`): nothing that was learned before is true any more.
+#[allow(clippy::too_many_arguments)]
 pub async fn run<K, C>(
     client: Client,
     namespace: Option<String>,
