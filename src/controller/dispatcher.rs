@@ -201,7 +201,12 @@ impl Dispatcher {
             let plan = self.queue.plan(now);
             wake_at = plan.wake_at;
             for waiting in plan.waits {
-                self.waits.set(waiting);
+                if waiting.wait.next_kind() == NextKind::Time {
+                    // The task controller has said until when, and why.
+                    self.waits.clear(&waiting.task_uid);
+                } else {
+                    self.waits.set(waiting);
+                }
             }
             for (uid, resolved) in plan.resolved {
                 self.record(&uid, &resolved).await;
