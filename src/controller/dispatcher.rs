@@ -22,7 +22,7 @@ use crate::build::run::{Slot, build_run};
 use crate::cluster::write::Created;
 use crate::cluster::{Cached, Error, Key};
 use crate::crd::task::{ResolvedDependency, condition};
-use crate::crd::{Run, Task, TaskPhase, set_condition};
+use crate::crd::{NextKind, Run, Task, TaskPhase, set_condition};
 use crate::plan::dispatch::{Admission, HolderId, Queue, Wait, Waiting};
 use crate::plan::task::admitted;
 
@@ -287,6 +287,9 @@ impl Dispatcher {
             now,
         );
         facts::mark_stalled(&mut status, wait, &detail, generation, now);
+        if wait.next_kind() == NextKind::Operator {
+            self.ctx.events.warn(task.as_ref(), wait.kind(), &detail);
+        }
         self.write(&task, &status).await;
     }
 
@@ -315,8 +318,8 @@ impl Dispatcher {
     }
 }
 
-/// Creates the Run and marks the Task Running. The second write may fail: then the task controller
-/// finds the Run and marks the Task.
+/// Creates the Run and marks the Task Running. The second write may fail: then the Task is read anew,
+/// and the task controller finds the Run and marks it.
 async fn apply_admission(ctx: &Context, key: &Key, admission: Admission) -> Result<(), Error> {
     let task = ctx.tasks.get(key).filter(|t| is_admissible(ctx, t, &admission.task_uid));
     let Some(task) = task else { return Err(gone(key)) };
@@ -338,7 +341,13 @@ async fn apply_admission(ctx: &Context, key: &Key, admission: Admission) -> Resu
     match ctx.writer.patch_status(task.as_ref(), task.status.as_ref(), &status).await {
         Ok(Some(written)) => ctx.tasks.wrote(written),
         Ok(None) => {}
-        Err(error) => tracing::debug!(error = %error, "task not marked yet, the task controller will"),
+        Err(error) => {
+            // Our copy of the Task is old: with the present one the task controller goes on.
+            tracing::debug!(error = %error, "task not marked");
+            if let Some(present) = ctx.writer.read::<Task>(&key.namespace, &key.name).await? {
+                ctx.tasks.wrote(present);
+            }
+        }
     }
     Ok(())
 }

@@ -197,13 +197,23 @@ fn the_result_of_publish_is_the_verdict() {
         (Outcome::Failed, "model_doom_loop", FailureClass::ModelLoop),
         (Outcome::QuotaWait, "quota_failure", FailureClass::Env),
         (Outcome::Infra, "infrastructure_fault", FailureClass::Infra),
-        (Outcome::Cancelled, "", FailureClass::Infra),
+        (Outcome::Cancelled, "", FailureClass::Model),
     ];
     for (outcome, code, class) in table {
         let result = ContainerResult::failure(outcome, code, "why");
         let verdict = of_pod(&run, &pod_with(&run, &result), false, at(30));
         assert_eq!((verdict.phase, verdict.class), (RunPhase::Failed, Some(class)), "{outcome:?}");
     }
+}
+
+#[test]
+fn an_end_from_outside_is_free_and_one_from_inside_is_not() {
+    let (_, run) = running("a");
+    let mut pod = pod_with(&run, &ContainerResult::new(Outcome::Cancelled));
+    assert_eq!(of_pod(&run, &pod, false, at(30)).class, Some(FailureClass::Model));
+    pod.deleted = Some(at(10));
+    assert_eq!(of_pod(&run, &pod, false, at(30)).class, Some(FailureClass::Infra));
+    assert_eq!(of_pod(&run, &pod, true, at(30)).phase, RunPhase::Cancelled);
 }
 
 #[test]

@@ -105,7 +105,7 @@ pub fn of_pod(run: &Run, pod: &PodFacts, cancelled: bool, now: Timestamp) -> Ver
     let publish = terminated(pod, container::PUBLISH);
     let checkout = terminated(pod, container::CHECKOUT);
     let mut verdict = match publish.and_then(|t| ContainerResult::from_message(&t.message)) {
-        Some(result) => of_result(run, &result, agent, cancelled, now),
+        Some(result) => of_result(run, pod, &result, agent, cancelled, now),
         None => without_result(pod, checkout, agent, publish, cancelled, now),
     };
     verdict.started = agent.and_then(|t| t.started).or_else(|| checkout.and_then(|t| t.started));
@@ -115,6 +115,7 @@ pub fn of_pod(run: &Run, pod: &PodFacts, cancelled: bool, now: Timestamp) -> Ver
 
 fn of_result(
     run: &Run,
+    pod: &PodFacts,
     result: &ContainerResult,
     agent: Option<&Terminated>,
     cancelled: bool,
@@ -124,7 +125,13 @@ fn of_result(
     let mut verdict = match result.outcome {
         Outcome::Success | Outcome::Noop => Verdict::new(RunPhase::Success, now, &result.summary),
         Outcome::Cancelled if cancelled => Verdict::cancelled(now, "cancelled by spec.cancel"),
-        Outcome::Cancelled => Verdict::infra(now, code::POD_DISRUPTED, "the Pod was ended from outside"),
+        Outcome::Cancelled if pod.deleted.is_some() || pod.disruption.is_some() => {
+            Verdict::infra(now, code::POD_DISRUPTED, "the Pod was ended from outside")
+        }
+        // Nobody ended the Pod: what runs in it signalled the runner, and that is not free.
+        Outcome::Cancelled => {
+            Verdict::failed(now, "model_or_unknown_failure", "the agent was ended from inside its Pod")
+        }
         Outcome::Infra => {
             Verdict::infra(now, result.failure_code.as_deref().unwrap_or(code::INFRA), &result.summary)
         }

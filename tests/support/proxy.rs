@@ -70,6 +70,8 @@ struct Inner {
     mutations: Vec<String>,
     recorded: HashMap<String, Vec<u8>>,
     stale: HashMap<String, Vec<u8>>,
+    /// Until then no watch of Tasks, Runs and Pods delivers anything.
+    lag_until: Option<Instant>,
 }
 
 /// A running proxy.
@@ -105,10 +107,12 @@ impl Proxy {
         inner.kill_at = Some((n, position));
     }
 
-    /// From now on the first list of each kind is answered as it was first answered before.
-    pub fn serve_stale_lists(&self) {
+    /// From now on the first list of Tasks, Runs and Pods is answered as it was first answered before,
+    /// and their watches deliver nothing for `lag`.
+    pub fn serve_stale_lists(&self, lag: Duration) {
         let mut inner = self.inner.lock().unwrap();
         inner.stale = std::mem::take(&mut inner.recorded);
+        inner.lag_until = Some(Instant::now() + lag);
     }
 
     /// Waits until the operator was killed.
@@ -205,8 +209,8 @@ async fn forward(State(proxy): State<Proxy>, request: Request) -> Response {
         // Simulated nodes keep no logs.
         return Response::new(Body::from("2026-01-01T00:00:00Z a line\n"));
     }
-    let list = parts.method == "GET" && !parts.uri.query().unwrap_or_default().contains("watch=true");
     let path = parts.uri.path_and_query().map(ToString::to_string).unwrap_or_default();
+    let list = parts.method == "GET" && is_lagging(&path) && !path.contains("watch=true");
     if list && let Some(old) = proxy.inner.lock().unwrap().stale.remove(&path) {
         return Response::builder()
             .header("content-type", "application/json")
@@ -224,6 +228,11 @@ async fn forward(State(proxy): State<Proxy>, request: Request) -> Response {
         if let Some(value) = parts.headers.get(name) {
             upstream = upstream.header(name, value);
         }
+    }
+    let lag =
+        proxy.inner.lock().unwrap().lag_until.filter(|_| is_lagging(&path) && path.contains("watch=true"));
+    if let Some(until) = lag {
+        tokio::time::sleep_until(until.into()).await;
     }
     let upstream = upstream.body(kube::client::Body::from(bytes.to_vec())).expect("a request");
     let Ok(reply) = proxy.client.send(upstream).await else { return error() };
@@ -273,6 +282,11 @@ async fn forward_write(proxy: Proxy, parts: http::request::Parts, body: Vec<u8>)
     let message = if parts.status.is_success() { "" } else { answer["message"].as_str().unwrap_or_default() };
     proxy.note_answer(write, parts.status.as_u16(), message);
     Response::from_parts(parts, Body::from(bytes))
+}
+
+/// Whether a path is a list or watch of a kind that lags behind in the stale cases.
+fn is_lagging(path: &str) -> bool {
+    ["/tasks?", "/runs?", "/pods?"].iter().any(|kind| path.contains(kind))
 }
 
 fn error() -> Response {
