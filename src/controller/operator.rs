@@ -125,11 +125,11 @@ async fn lead(
     wait_synced(&ctx).await?;
     start_controllers(&tasks, &ctx, &queues, &busy, inbox, &stopping);
     tracing::info!("dispatching");
-    let stopped = tokio::select! {
-        () = shutdown.cancelled() => Ok(()),
-        () = stop.cancelled() => Err(Error::LeadershipLost),
-    };
-    stopping.cancel();
+    tokio::select! {
+        () = shutdown.cancelled() => stopping.cancel(),
+        // Another leads: nothing that has begun may go on.
+        () = stop.cancelled() => return Err(Error::LeadershipLost),
+    }
     tasks.close();
     tasks.wait().await;
     mirror_stop.cancel();
@@ -138,7 +138,7 @@ async fn lead(
     {
         tracing::error!(error = %error, "mirror ended unexpectedly");
     }
-    stopped
+    Ok(())
 }
 
 #[allow(clippy::too_many_arguments)]
