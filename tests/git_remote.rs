@@ -1,6 +1,8 @@
 //! Checkout and push against a real git server: credentials, faults of the network, and what the
 //! server refuses.
 
+#![allow(clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
+
 mod git_support;
 
 use std::fs;

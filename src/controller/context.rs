@@ -1,14 +1,16 @@
 //! What every controller shares: stores, writer, metrics, and the settings of this operator.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use deadpool_postgres::Pool as Database;
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
+use super::clean_up::Gate;
+use super::queue::WorkQueue;
 use crate::build::pod::RunnerImage;
-use crate::cluster::{Change, Key, Store, Writer};
+use crate::cluster::{Change, Events, Key, Store, Writer};
 use crate::crd::{AgentPool, PodFacts, Run, System, Task, system};
 use crate::metrics::Metrics;
 
@@ -21,11 +23,18 @@ pub struct Context {
     pub pools: Arc<Store<AgentPool>>,
     pub systems: Arc<Store<System>>,
     pub metrics: Metrics,
+    pub events: Events,
     pub runner: RunnerImage,
     /// Where logs are kept; absent: they are not.
-    pub database: Option<Database>,
+    pub logs: Option<Database>,
+    /// Whether the archive of logs answers.
+    pub archive: Gate,
+    /// Wakes the clean-up controller.
+    pub clean_up: WorkQueue,
     /// Pods that were seen and are gone, by Run uid, until the Run has ended.
     pub gone_pods: Arc<GonePods>,
+    /// Tasks that the dispatcher is just admitting: it marks them Running itself.
+    pub admitting: Admitting,
     /// The last refusal to create a Pod, by Run uid.
     pub refusals: Mutex<HashMap<String, String>>,
     /// NetworkPolicies applied in this process.
@@ -95,6 +104,30 @@ impl GonePods {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<PodFacts>>> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Uids of Tasks between the creation of their Run and the mark that they are Running. The task
+/// controller leaves them alone meanwhile, so that the two do not write the same thing twice.
+#[derive(Default)]
+pub struct Admitting {
+    inner: Mutex<HashSet<String>>,
+}
+
+impl Admitting {
+    /// The admission of this Task begins.
+    pub fn begin(&self, uid: &str) {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner).insert(uid.to_string());
+    }
+
+    /// The admission of this Task has ended, well or not.
+    pub fn end(&self, uid: &str) {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+    }
+
+    /// Whether this Task is being admitted.
+    pub fn contains(&self, uid: &str) -> bool {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner).contains(uid)
     }
 }
 

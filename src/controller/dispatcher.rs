@@ -16,12 +16,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::context::Context;
 use super::facts::{self, Fact};
+use super::queue::WorkQueue;
 use super::run::until;
 use crate::build::run::{Slot, build_run};
 use crate::cluster::write::Created;
 use crate::cluster::{Cached, Error, Key};
 use crate::crd::task::{ResolvedDependency, condition};
-use crate::crd::{Run, Task, TaskPhase, set_condition};
+use crate::crd::{NextKind, Run, Task, TaskPhase, set_condition};
 use crate::plan::dispatch::{Admission, HolderId, Queue, Wait, Waiting};
 use crate::plan::task::admitted;
 
@@ -85,6 +86,8 @@ pub struct Dispatcher {
     /// Tasks by uid, for carrying out a plan.
     names: HashMap<String, String>,
     waits: Waits,
+    /// Wakes the task controller.
+    tasks: WorkQueue,
     inflight: JoinSet<(String, Result<(), Error>)>,
 }
 
@@ -126,13 +129,14 @@ impl Waits {
 
 impl Dispatcher {
     /// A dispatcher for `namespace`.
-    pub fn new(ctx: Arc<Context>, namespace: String) -> Self {
+    pub fn new(ctx: Arc<Context>, namespace: String, tasks: WorkQueue) -> Self {
         Self {
             ctx,
             namespace,
             queue: Queue::default(),
             names: HashMap::new(),
             waits: Waits::default(),
+            tasks,
             inflight: JoinSet::new(),
         }
     }
@@ -227,9 +231,15 @@ impl Dispatcher {
             return;
         };
         let (ctx, key) = (self.ctx.clone(), Key::new(&self.namespace, name));
+        let tasks = self.tasks.clone();
         self.inflight.spawn(async move {
             let uid = admission.task_uid.clone();
-            (uid, apply_admission(&ctx, &key, admission).await)
+            ctx.admitting.begin(&uid);
+            let result = apply_admission(&ctx, &key, admission).await;
+            ctx.admitting.end(&uid);
+            // The task controller has left it alone meanwhile: now it looks at what has become of it.
+            tasks.add(key);
+            (uid, result)
         });
     }
 
@@ -277,6 +287,9 @@ impl Dispatcher {
             now,
         );
         facts::mark_stalled(&mut status, wait, &detail, generation, now);
+        if wait.next_kind() == NextKind::Operator {
+            self.ctx.events.warn(task.as_ref(), wait.kind(), &detail);
+        }
         self.write(&task, &status).await;
     }
 

@@ -184,7 +184,8 @@ impl Intake {
         match self.pending.get_mut(&uid) {
             Some(pending) if pending.deleted => {}
             Some(pending) => {
-                if object.version() >= pending.object.version() {
+                // An equal version may come from the cache, which has dropped what nobody reads there.
+                if object.version() > pending.object.version() {
                     pending.object = object;
                 }
             }

@@ -11,7 +11,8 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::context::{Applied, Context, GonePods};
+use super::clean_up::{self, Gate};
+use super::context::{Admitting, Applied, Context, GonePods};
 use super::dispatcher::{Busy, Dispatcher};
 use super::facts::Fact;
 use super::mirror::{Bounds, Mirror};
@@ -20,7 +21,7 @@ use super::wiring::{Queues, Wiring};
 use super::{pool, run as run_controller, system, task};
 use crate::build::pod::RunnerImage;
 use crate::cluster::watch::{self, Listed};
-use crate::cluster::{Cached, Store, Writer, leader};
+use crate::cluster::{Cached, Events, Store, Writer, definitions, leader};
 use crate::config::OperatorConfig;
 use crate::crd::{AgentPool, PodFacts, Run, System, Task, labels};
 use crate::metrics::Metrics;
@@ -57,6 +58,7 @@ pub async fn run(
     metrics: Metrics,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
+    definitions::compare(&client).await;
     let mut election = leader::elect(
         client.clone(),
         &config.lease_namespace,
@@ -171,12 +173,16 @@ fn assemble(
         pools,
         systems: Arc::new(systems),
         metrics: metrics.clone(),
+        events: Events::new(client.clone(), &config.identity),
         runner: RunnerImage {
             image: config.runner_image.clone(),
             pull_policy: config.runner_image_pull_policy.clone(),
         },
-        database,
+        logs: database.filter(|_| config.keep_logs),
+        archive: Gate::default(),
+        clean_up: queues.clean_up.clone(),
         gone_pods,
+        admitting: Admitting::default(),
         refusals: Mutex::default(),
         policies: Applied::default(),
         terms: Mutex::default(),
@@ -250,11 +256,13 @@ fn start_controllers(
     spawn("task", &queues.tasks, Box::new(move |key| Box::pin(task::reconcile(c.clone(), key))));
     let c = ctx.clone();
     spawn("run", &queues.runs, Box::new(move |key| Box::pin(run_controller::reconcile(c.clone(), key))));
+    let c = ctx.clone();
+    spawn("clean-up", &queues.clean_up, Box::new(move |key| Box::pin(clean_up::reconcile(c.clone(), key))));
     let (c, b) = (ctx.clone(), busy.clone());
     spawn("pool", &queues.pools, Box::new(move |key| Box::pin(pool::reconcile(c.clone(), b.clone(), key))));
     let c = ctx.clone();
     spawn("system", &queues.systems, Box::new(move |key| Box::pin(system::reconcile(c.clone(), key))));
-    tasks.spawn(dispatch(ctx.clone(), inbox, stop.clone()));
+    tasks.spawn(dispatch(ctx.clone(), queues.tasks.clone(), inbox, stop.clone()));
 }
 
 type Reconcile = Box<
@@ -266,7 +274,12 @@ type Reconcile = Box<
 >;
 
 /// Hands facts to the dispatcher of their namespace, which starts with its first fact.
-async fn dispatch(ctx: Arc<Context>, mut inbox: UnboundedReceiver<(String, Fact)>, stop: CancellationToken) {
+async fn dispatch(
+    ctx: Arc<Context>,
+    wake: WorkQueue,
+    mut inbox: UnboundedReceiver<(String, Fact)>,
+    stop: CancellationToken,
+) {
     let mut dispatchers: HashMap<String, UnboundedSender<Fact>> = HashMap::new();
     let tasks = TaskTracker::new();
     loop {
@@ -279,7 +292,7 @@ async fn dispatch(ctx: Arc<Context>, mut inbox: UnboundedReceiver<(String, Fact)
         };
         let sender = dispatchers.entry(namespace.clone()).or_insert_with(|| {
             let (sender, receiver) = unbounded_channel();
-            tasks.spawn(Dispatcher::new(ctx.clone(), namespace).run(receiver, stop.clone()));
+            tasks.spawn(Dispatcher::new(ctx.clone(), namespace, wake.clone()).run(receiver, stop.clone()));
             sender
         });
         if sender.send(fact).is_err() {

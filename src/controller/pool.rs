@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::ResourceExt;
 
 use super::context::Context;
@@ -63,7 +64,14 @@ async fn apply_network_policy(ctx: &Context, pool: &AgentPool, url: Option<&str>
     if ctx.policies.is(&uid, &fingerprint) {
         return Ok(());
     }
-    ctx.writer.apply(&policy, MANAGER).await?;
+    let name = policy.name_any();
+    let namespace = pool.namespace().unwrap_or_default();
+    let existing = ctx.writer.read::<NetworkPolicy>(&namespace, &name).await?;
+    if existing.is_none_or(|e| {
+        e.spec != policy.spec || e.metadata.owner_references != policy.metadata.owner_references
+    }) {
+        ctx.writer.apply(&policy, MANAGER).await?;
+    }
     ctx.policies.note(&uid, &fingerprint);
     Ok(())
 }

@@ -23,6 +23,7 @@ pub struct Queues {
     pub runs: WorkQueue,
     pub pools: WorkQueue,
     pub systems: WorkQueue,
+    pub clean_up: WorkQueue,
 }
 
 /// Connects the stores with controllers, dispatcher and mirror.

@@ -382,3 +382,24 @@ pub fn pushed(repository: &Path) -> Vec<String> {
 pub fn content(repository: &Path, path: &str) -> String {
     git(repository, &["show", &format!("{BRANCH}:{path}")])
 }
+
+/// A small repository.
+pub const FILES: [(&str, &[u8], &[u8]); 4] = [
+    ("100644", b"README.md", b"hello\n"),
+    ("100644", b"src/a.rs", b"a\n"),
+    ("100644", b"src/b.rs", b"b\n"),
+    ("120000", b"link", b"README.md"),
+];
+
+/// A server with [`FILES`] and a Pod that has checked them out.
+pub async fn prepared(server: &Server) -> (PathBuf, Pod) {
+    let repository = server.seed("app.git", &FILES);
+    let pod = Pod::new(&server.url("app.git"));
+    pod.checked_out().await;
+    (repository, pod)
+}
+
+/// Makes a named pipe.
+pub fn mkfifo(path: &Path) {
+    nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRWXU).expect("fifo");
+}

@@ -239,10 +239,10 @@ mod tests {
     fn a_replaced_holder_frees_only_what_the_new_one_does_not_have() {
         let mut o = Occupancy::default();
         o.put(&run("r"), Some(holder("t", "worker-1", &["a", "b", "b"])));
-        assert_eq!(o.put(&run("r"), Some(holder("t", "worker-2", &["b"]))).areas, ["a"]);
+        assert_eq!(o.put(&run("r"), Some(holder("t", "worker-2", &["b"]))), ["a"]);
         assert!(o.holds("t"));
         assert_eq!(o.slots_used("worker"), 1);
-        assert_eq!(o.put(&run("r"), Some(holder("u", "worker-2", &["b"]))), Freed::default());
+        assert_eq!(o.put(&run("r"), Some(holder("u", "worker-2", &["b"]))), [""; 0]);
         assert!(!o.holds("t"));
         assert_eq!(o.area_holder("b"), Some("u"));
     }
