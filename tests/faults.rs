@@ -138,6 +138,8 @@ async fn play(client: &Client, case: &Case) -> Result<Vec<String>, String> {
     let start = || Operator::start(&options(&kubeconfig, &namespace.name, dir.path()));
     let mut operator = start();
     let deadline = Instant::now() + WITHIN;
+    // What an operator does by old caches it does before they have caught up.
+    let mut not_before = Instant::now();
     if let Some((n, position)) = case.kill {
         proxy.kill_at(operator.pid(), n, position);
         let killed = tokio::time::timeout(WITHIN, proxy.killed()).await;
@@ -145,6 +147,7 @@ async fn play(client: &Client, case: &Case) -> Result<Vec<String>, String> {
         operator.kill();
         if case.stale {
             proxy.serve_stale_lists(LAG);
+            not_before = Instant::now() + LAG + LAG / 2;
         }
         operator = start();
     }
@@ -152,7 +155,8 @@ async fn play(client: &Client, case: &Case) -> Result<Vec<String>, String> {
     let pods: Api<Pod> = Api::namespaced(client.clone(), &namespace.name);
     loop {
         let done = tasks.get("fix").await.is_ok_and(|t| t.status.is_some_and(|s| s.phase.is_terminal()));
-        if done && pods.list(&Default::default()).await.is_ok_and(|list| list.items.is_empty()) {
+        let caught_up = Instant::now() >= not_before;
+        if done && caught_up && pods.list(&Default::default()).await.is_ok_and(|list| list.items.is_empty()) {
             break;
         }
         if Instant::now() > deadline {
