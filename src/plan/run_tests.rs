@@ -110,11 +110,33 @@ fn an_image_that_cannot_be_pulled_is_shown_after_ten_seconds_and_given_up_as_inf
     };
     assert_eq!(until, Some(at(45)));
     assert!(shown.message.contains("no such image x"), "{}", shown.message);
+    assert_eq!(shown.reason, reason::CONTAINER_WAITING, "another kind than a start that takes its time");
     assert!(matches!(decide(&run, Some(&task), Some(&sys), view, 46), RunPlan::DeletePod { .. }));
     let verdict = finish(decide(&run, Some(&task), Some(&sys), PodView::Gone(&pod), 47));
     assert_eq!(verdict.class, Some(FailureClass::Infra));
     assert_eq!(verdict.code, code::POD_NOT_STARTED);
     assert!(verdict.summary.contains("no such image x"), "{}", verdict.summary);
+}
+
+#[test]
+fn a_slow_start_that_was_shown_is_shown_as_over() {
+    let (task, mut run) = running("a");
+    let mut pod = pod_of(&run);
+    pod.containers = vec![ContainerFacts {
+        name: container::AGENT.into(),
+        state: ContainerState::Running { started: Some(at(12)) },
+    }];
+    let sys = system();
+    let view = PodView::Present(&pod);
+    assert_eq!(decide(&run, Some(&task), Some(&sys), view, 13), RunPlan::WAIT, "nothing was shown");
+    let mut status = crate::crd::RunStatus::default();
+    let shown = (POD_STARTED, reason::STARTING);
+    crate::crd::set_condition(&mut status.conditions, shown.0, false, shown.1, "slow", 1, at(10));
+    run.status = Some(status.clone());
+    assert_eq!(decide(&run, Some(&task), Some(&sys), view, 13), RunPlan::ShowStarted);
+    crate::crd::set_condition(&mut status.conditions, shown.0, true, reason::STARTED, "", 1, at(13));
+    run.status = Some(status);
+    assert_eq!(decide(&run, Some(&task), Some(&sys), view, 14), RunPlan::WAIT);
 }
 
 #[test]
