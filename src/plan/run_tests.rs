@@ -5,6 +5,7 @@ use kube::ResourceExt;
 use super::fixtures::*;
 use super::run::*;
 use super::verdict::{code, of_lost_pod, of_pod};
+use crate::crd::run::condition::POD_STARTED;
 use crate::crd::wire::{ContainerResult, Outcome, container};
 use crate::crd::*;
 
@@ -137,6 +138,34 @@ fn a_slow_start_that_was_shown_is_shown_as_over() {
     crate::crd::set_condition(&mut status.conditions, shown.0, true, reason::STARTED, "", 1, at(13));
     run.status = Some(status);
     assert_eq!(decide(&run, Some(&task), Some(&sys), view, 14), RunPlan::WAIT);
+}
+
+#[test]
+fn a_pod_ended_because_it_did_not_start_says_why_and_costs_nothing() {
+    let (task, mut run) = running("a");
+    let mut status = crate::crd::RunStatus::default();
+    let why = "container agent: ImagePullBackOff: no such image x";
+    let conditions = &mut status.conditions;
+    crate::crd::set_condition(conditions, POD_STARTED, false, reason::CONTAINER_WAITING, why, 1, at(10));
+    run.status = Some(status);
+    let never_ran = Terminated { exit_code: 137, reason: "ContainerStatusUnknown".into(), ..Terminated::default() };
+    let stopped = Terminated {
+        exit_code: 1,
+        message: ContainerResult::new(Outcome::Cancelled).to_message(),
+        ..Terminated::default()
+    };
+    // `publish` waits for the agent and may have the time to say that it was stopped, or not.
+    for publish in [stopped, never_ran.clone()] {
+        let mut pod = pod_of(&run);
+        pod.phase = PodPhase::Failed;
+        pod.containers = [(container::AGENT, never_ran.clone()), (container::PUBLISH, publish)]
+            .map(|(name, end)| ContainerFacts { name: name.into(), state: ContainerState::Terminated(end) })
+            .into();
+        let view = PodView::Present(&pod);
+        let verdict = finish(decide(&run, Some(&task), Some(&system()), view, 50));
+        assert_eq!((verdict.class, verdict.code.as_str()), (Some(FailureClass::Infra), code::POD_NOT_STARTED));
+        assert!(verdict.summary.contains("no such image x"), "{}", verdict.summary);
+    }
 }
 
 #[test]
