@@ -1,4 +1,5 @@
 //! The HTTP API on a real Postgres: shapes, errors, authentication, paging.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 #[path = "support/history.rs"]
 mod history;

@@ -1,5 +1,6 @@
 //! The HTTP API against a real API server: `POST /tasks` with its validation, tokens with their
 //! rights, and the log archive (whose node is a mock).
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 #[path = "support/history.rs"]
 mod history;

@@ -2,6 +2,7 @@
 //! restarted, also against lists that are older than what it had written. Each time the Task ends as
 //! it should, its phase never goes back, and it has had one Run and one Pod (invariants S1 to S7,
 //! S14, S15).
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod support;
 
@@ -21,6 +22,8 @@ use support::proxy::{Position, Proxy};
 
 /// How long a Task may take to end, restart included.
 const WITHIN: Duration = Duration::from_secs(60);
+/// How long the caches of a restarted operator lag behind in the stale cases.
+const LAG: Duration = Duration::from_secs(2);
 /// Cases that run at once.
 const PARALLEL: usize = 6;
 
@@ -141,7 +144,7 @@ async fn play(client: &Client, case: &Case) -> Result<Vec<String>, String> {
         killed.map_err(|_| format!("request {n} never came: {:?}", proxy.mutations()))?;
         operator.kill();
         if case.stale {
-            proxy.serve_stale_lists();
+            proxy.serve_stale_lists(LAG);
         }
         operator = start();
     }

@@ -1,5 +1,6 @@
 //! The mirror on a real Postgres: rows equal objects whatever happens to order, database or process
 //! (invariants S19 to S23).
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 #[path = "support/history.rs"]
 mod history;

@@ -201,7 +201,12 @@ impl Dispatcher {
             let plan = self.queue.plan(now);
             wake_at = plan.wake_at;
             for waiting in plan.waits {
-                self.waits.set(waiting);
+                if waiting.wait.next_kind() == NextKind::Time {
+                    // The task controller has said until when, and why.
+                    self.waits.clear(&waiting.task_uid);
+                } else {
+                    self.waits.set(waiting);
+                }
             }
             for (uid, resolved) in plan.resolved {
                 self.record(&uid, &resolved).await;
@@ -318,8 +323,8 @@ impl Dispatcher {
     }
 }
 
-/// Creates the Run and marks the Task Running. The second write may fail: then the task controller
-/// finds the Run and marks the Task.
+/// Creates the Run and marks the Task Running. The second write may fail: then the Task is read anew,
+/// and the task controller finds the Run and marks it.
 async fn apply_admission(ctx: &Context, key: &Key, admission: Admission) -> Result<(), Error> {
     let task = ctx.tasks.get(key).filter(|t| is_admissible(ctx, t, &admission.task_uid));
     let Some(task) = task else { return Err(gone(key)) };
@@ -341,7 +346,13 @@ async fn apply_admission(ctx: &Context, key: &Key, admission: Admission) -> Resu
     match ctx.writer.patch_status(task.as_ref(), task.status.as_ref(), &status).await {
         Ok(Some(written)) => ctx.tasks.wrote(written),
         Ok(None) => {}
-        Err(error) => tracing::debug!(error = %error, "task not marked yet, the task controller will"),
+        Err(error) => {
+            // Our copy of the Task is old: with the present one the task controller goes on.
+            tracing::debug!(error = %error, "task not marked");
+            if let Some(present) = ctx.writer.read::<Task>(&key.namespace, &key.name).await? {
+                ctx.tasks.wrote(present);
+            }
+        }
     }
     Ok(())
 }

@@ -104,6 +104,9 @@ async fn lead(
         if config.namespaces.is_empty() { vec![String::new()] } else { config.namespaces.clone() };
     let (facts, inbox) = unbounded_channel();
     let mirror = database.clone().map(|pool| Mirror::new(pool, Bounds::default()));
+    if let Some(mirror) = &mirror {
+        metrics.register(|registry| mirror.register(registry));
+    }
     let busy = Arc::new(Busy::default());
     let queues = Queues::default();
     let (ctx, wiring) =
@@ -122,11 +125,11 @@ async fn lead(
     wait_synced(&ctx).await?;
     start_controllers(&tasks, &ctx, &queues, &busy, inbox, &stopping);
     tracing::info!("dispatching");
-    let stopped = tokio::select! {
-        () = shutdown.cancelled() => Ok(()),
-        () = stop.cancelled() => Err(Error::LeadershipLost),
-    };
-    stopping.cancel();
+    tokio::select! {
+        () = shutdown.cancelled() => stopping.cancel(),
+        // Another leads: nothing that has begun may go on.
+        () = stop.cancelled() => return Err(Error::LeadershipLost),
+    }
     tasks.close();
     tasks.wait().await;
     mirror_stop.cancel();
@@ -135,7 +138,7 @@ async fn lead(
     {
         tracing::error!(error = %error, "mirror ended unexpectedly");
     }
-    stopped
+    Ok(())
 }
 
 #[allow(clippy::too_many_arguments)]
@@ -210,6 +213,7 @@ fn start_watches(
                 $store.clone(),
                 $listed,
                 ctx.metrics.clone(),
+                ctx.stop.clone(),
                 stop.clone(),
             ))
         };

@@ -172,7 +172,8 @@ async fn apply_not_started(
 }
 
 fn show_started(status: &mut RunStatus, run: &Run, now: Timestamp) {
-    let (generation, message) = (run.metadata.generation.unwrap_or(0), "the containers of the Pod have started");
+    let (generation, message) =
+        (run.metadata.generation.unwrap_or(0), "the containers of the Pod have started");
     let reason = reason::STARTED;
     set_condition(&mut status.conditions, condition::POD_STARTED, true, reason, message, generation, now);
 }

@@ -148,7 +148,8 @@ fn a_pod_ended_because_it_did_not_start_says_why_and_costs_nothing() {
     let conditions = &mut status.conditions;
     crate::crd::set_condition(conditions, POD_STARTED, false, reason::CONTAINER_WAITING, why, 1, at(10));
     run.status = Some(status);
-    let never_ran = Terminated { exit_code: 137, reason: "ContainerStatusUnknown".into(), ..Terminated::default() };
+    let never_ran =
+        Terminated { exit_code: 137, reason: "ContainerStatusUnknown".into(), ..Terminated::default() };
     let stopped = Terminated {
         exit_code: 1,
         message: ContainerResult::new(Outcome::Cancelled).to_message(),
@@ -158,12 +159,16 @@ fn a_pod_ended_because_it_did_not_start_says_why_and_costs_nothing() {
     for publish in [stopped, never_ran.clone()] {
         let mut pod = pod_of(&run);
         pod.phase = PodPhase::Failed;
+        pod.deleted = Some(at(45));
         pod.containers = [(container::AGENT, never_ran.clone()), (container::PUBLISH, publish)]
             .map(|(name, end)| ContainerFacts { name: name.into(), state: ContainerState::Terminated(end) })
             .into();
         let view = PodView::Present(&pod);
         let verdict = finish(decide(&run, Some(&task), Some(&system()), view, 50));
-        assert_eq!((verdict.class, verdict.code.as_str()), (Some(FailureClass::Infra), code::POD_NOT_STARTED));
+        assert_eq!(
+            (verdict.class, verdict.code.as_str()),
+            (Some(FailureClass::Infra), code::POD_NOT_STARTED)
+        );
         assert!(verdict.summary.contains("no such image x"), "{}", verdict.summary);
     }
 }
@@ -248,13 +253,23 @@ fn the_result_of_publish_is_the_verdict() {
         (Outcome::Failed, "model_doom_loop", FailureClass::ModelLoop),
         (Outcome::QuotaWait, "quota_failure", FailureClass::Env),
         (Outcome::Infra, "infrastructure_fault", FailureClass::Infra),
-        (Outcome::Cancelled, "", FailureClass::Infra),
+        (Outcome::Cancelled, "", FailureClass::Model),
     ];
     for (outcome, code, class) in table {
         let result = ContainerResult::failure(outcome, code, "why");
         let verdict = of_pod(&run, &pod_with(&run, &result), false, at(30));
         assert_eq!((verdict.phase, verdict.class), (RunPhase::Failed, Some(class)), "{outcome:?}");
     }
+}
+
+#[test]
+fn an_end_from_outside_is_free_and_one_from_inside_is_not() {
+    let (_, run) = running("a");
+    let mut pod = pod_with(&run, &ContainerResult::new(Outcome::Cancelled));
+    assert_eq!(of_pod(&run, &pod, false, at(30)).class, Some(FailureClass::Model));
+    pod.deleted = Some(at(10));
+    assert_eq!(of_pod(&run, &pod, false, at(30)).class, Some(FailureClass::Infra));
+    assert_eq!(of_pod(&run, &pod, true, at(30)).phase, RunPhase::Cancelled);
 }
 
 #[test]

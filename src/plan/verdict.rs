@@ -110,7 +110,7 @@ pub fn of_pod(run: &Run, pod: &PodFacts, cancelled: bool, now: Timestamp) -> Ver
     let publish = terminated(pod, container::PUBLISH);
     let checkout = terminated(pod, container::CHECKOUT);
     let mut verdict = match publish.and_then(|t| ContainerResult::from_message(&t.message)) {
-        Some(result) => of_result(run, &result, agent, cancelled, now),
+        Some(result) => of_result(run, pod, &result, agent, cancelled, now),
         None => without_result(run, pod, checkout, agent, publish, cancelled, now),
     };
     verdict.started = agent.and_then(|t| t.started).or_else(|| checkout.and_then(|t| t.started));
@@ -120,6 +120,7 @@ pub fn of_pod(run: &Run, pod: &PodFacts, cancelled: bool, now: Timestamp) -> Ver
 
 fn of_result(
     run: &Run,
+    pod: &PodFacts,
     result: &ContainerResult,
     agent: Option<&Terminated>,
     cancelled: bool,
@@ -129,9 +130,14 @@ fn of_result(
     let mut verdict = match result.outcome {
         Outcome::Success | Outcome::Noop => Verdict::new(RunPhase::Success, now, &result.summary),
         Outcome::Cancelled if cancelled => Verdict::cancelled(now, "cancelled by spec.cancel"),
-        Outcome::Cancelled => not_started(run, now).unwrap_or_else(|| {
-            Verdict::infra(now, code::POD_DISRUPTED, "the Pod was ended from outside")
-        }),
+        Outcome::Cancelled if pod.deleted.is_some() || pod.disruption.is_some() => {
+            not_started(run, agent, now)
+                .unwrap_or_else(|| Verdict::infra(now, code::POD_DISRUPTED, "the Pod was ended from outside"))
+        }
+        // Nobody ended the Pod: what runs in it signalled the runner, and that is not free.
+        Outcome::Cancelled => {
+            Verdict::failed(now, "model_or_unknown_failure", "the agent was ended from inside its Pod")
+        }
         Outcome::Infra => {
             Verdict::infra(now, result.failure_code.as_deref().unwrap_or(code::INFRA), &result.summary)
         }
@@ -158,7 +164,10 @@ fn of_result(
 
 /// The verdict on a Pod that was ended because it did not start. Once it is deleted its containers no
 /// longer say why; the Run still does.
-fn not_started(run: &Run, now: Timestamp) -> Option<Verdict> {
+fn not_started(run: &Run, agent: Option<&Terminated>, now: Timestamp) -> Option<Verdict> {
+    if agent.is_some_and(|t| t.started.is_some()) {
+        return None;
+    }
     let conditions = run.status.iter().flat_map(|status| &status.conditions);
     let shown = conditions
         .into_iter()
@@ -223,7 +232,7 @@ fn without_result(
     {
         return of_checkout(t, now);
     }
-    if let Some(verdict) = not_started(run, now) {
+    if let Some(verdict) = not_started(run, agent, now) {
         return verdict;
     }
     if let Some((code, summary)) = agent.and_then(killed) {

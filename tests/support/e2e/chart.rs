@@ -22,13 +22,26 @@ async fn an_upgrade_keeps_what_runs_and_an_uninstall_does_not_wait_for_it() {
     let pod = space.agent_running("long").await;
 
     // Something that replaces the operator's Pod.
-    node.install(SECOND, &[SECOND], &[&SMALL[..], &["--set", "operator.podAnnotations.upgraded=yes"]].concat());
+    node.install(
+        SECOND,
+        &[SECOND],
+        &[&SMALL[..], &["--set", "operator.podAnnotations.upgraded=yes"]].concat(),
+    );
     let still = space.agent_running("long").await;
     assert_eq!(still.uid(), pod.uid(), "an upgrade leaves what runs alone");
     let status = space.status("long").await;
     assert_eq!((status.phase, status.attempts), (TaskPhase::Running, 1));
     // The new operator has taken over: what is asked of it happens.
-    node.kubectl(&["-n", SECOND, "patch", "ott", "long", "--type=merge", "-p", r#"{"spec":{"cancel":true}}"#]);
+    node.kubectl(&[
+        "-n",
+        SECOND,
+        "patch",
+        "ott",
+        "long",
+        "--type=merge",
+        "-p",
+        r#"{"spec":{"cancel":true}}"#,
+    ]);
     space.no_pod("long", Duration::from_secs(60)).await;
     let cancelled = |status: &opentiger::crd::TaskStatus| status.phase == TaskPhase::Cancelled;
     space.until("long", "Cancelled", Duration::from_secs(30), cancelled).await;

@@ -21,7 +21,8 @@ fn verdict(run: &Run) -> (RunPhase, String, Option<FailureClass>) {
 #[tokio::test]
 async fn an_agent_out_of_memory_is_a_fault_of_its_environment_and_costs() {
     let space = Space::armed(node(), "e2e-memory").await;
-    let script = format!("[ $OPENTIGER_ATTEMPT != 1 ] || python3 -c 'print(len(bytearray(1 << 30)))'; {CHANGE}");
+    let script =
+        format!("[ $OPENTIGER_ATTEMPT != 1 ] || python3 -c 'print(len(bytearray(1 << 30)))'; {CHANGE}");
     // The shell must fail with its child for the attempt to fail with it.
     space.command_pool("Worker", "demo-agent", &format!("set -e\n{script}"));
     space.task("greedy", PATHS);
@@ -137,7 +138,16 @@ async fn what_is_interrupted_ends_in_time_and_costs_no_attempt() {
     // Cancelled: the Pod is gone within its grace time, whether the agent listens or not.
     for (task, limit) in [("willing", 20), ("stubborn", 35)] {
         space.agent_running(task).await;
-        space.node.kubectl(&["-n", &space.name, "patch", "ott", task, "--type=merge", "-p", r#"{"spec":{"cancel":true}}"#]);
+        space.node.kubectl(&[
+            "-n",
+            &space.name,
+            "patch",
+            "ott",
+            task,
+            "--type=merge",
+            "-p",
+            r#"{"spec":{"cancel":true}}"#,
+        ]);
         let cancelled = |status: &TaskStatus| status.phase == TaskPhase::Cancelled;
         let limit = Duration::from_secs(limit);
         let since = Instant::now();

@@ -55,7 +55,9 @@ pub fn node(spaces: &[&str]) -> &'static Node {
     NODE.get_or_init(|| {
         let variable = |name: &str| {
             std::env::var(name).unwrap_or_else(|_| {
-                panic!("{name} is not set: run `make test`, which starts a cluster with a real node and sets it")
+                panic!(
+                    "{name} is not set: run `make test`, which starts a cluster with a real node and sets it"
+                )
             })
         };
         let node = Node { kubeconfig: variable(KUBECONFIG).into(), images: variable(IMAGES) };
@@ -89,10 +91,9 @@ impl Node {
 
     /// Runs kubectl or helm, whatever comes of it.
     pub fn run(&self, program: &str, args: &[&str]) -> Output {
-        self.command(program, args)
-            .stdin(Stdio::null())
-            .output()
-            .unwrap_or_else(|e| panic!("{program} cannot be started ({e}): run `make test`, which provides it"))
+        self.command(program, args).stdin(Stdio::null()).output().unwrap_or_else(|e| {
+            panic!("{program} cannot be started ({e}): run `make test`, which provides it")
+        })
     }
 
     /// Standard output of a kubectl or helm that must end well.
@@ -124,7 +125,8 @@ impl Node {
 
     fn clean(&self) {
         for release in [RELEASE, SECOND] {
-            let uninstall = ["uninstall", "opentiger", "--ignore-not-found", "--wait", "--namespace", release];
+            let uninstall =
+                ["uninstall", "opentiger", "--ignore-not-found", "--wait", "--namespace", release];
             self.ok("helm", &uninstall);
         }
         self.kubectl(&["delete", "namespace", "--selector", MARK, "--ignore-not-found", "--timeout=120s"]);
@@ -134,10 +136,12 @@ impl Node {
     pub fn add_namespace(&self, name: &str) {
         self.kubectl(&["create", "namespace", name]);
         self.kubectl(&["label", "namespace", name, MARK, "pod-security.kubernetes.io/enforce=restricted"]);
-        self.secret(name, "git-credentials", "kubernetes.io/basic-auth", &[
-            ("username", "agent"),
-            ("password", GIT_CANARY),
-        ]);
+        self.secret(
+            name,
+            "git-credentials",
+            "kubernetes.io/basic-auth",
+            &[("username", "agent"), ("password", GIT_CANARY)],
+        );
         self.secret(name, "model-key", "Opaque", &[("MODEL_API_KEY", MODEL_CANARY)]);
     }
 
@@ -160,10 +164,12 @@ impl Node {
         let mut create = vec!["-n", SERVICES, "create", "configmap", "calculator"];
         create.extend(seed.iter().map(String::as_str));
         self.kubectl(&create);
-        self.secret(SERVICES, "git-users", "kubernetes.io/basic-auth", &[
-            ("username", "agent"),
-            ("password", GIT_CANARY),
-        ]);
+        self.secret(
+            SERVICES,
+            "git-users",
+            "kubernetes.io/basic-auth",
+            &[("username", "agent"), ("password", GIT_CANARY)],
+        );
         self.secret(SERVICES, "postgres", "Opaque", &[("password", DATABASE_CANARY)]);
         let services = std::fs::read_to_string(root().join("tests/demo/services.yaml")).expect("readable");
         let services = services
@@ -226,7 +232,16 @@ impl Node {
     /// The log of every Pod of the release, both programs.
     pub fn release_logs(&self) -> String {
         let selector = "app.kubernetes.io/name=opentiger";
-        self.kubectl(&["-n", RELEASE, "logs", "--selector", selector, "--all-containers", "--tail=-1", "--prefix"])
+        self.kubectl(&[
+            "-n",
+            RELEASE,
+            "logs",
+            "--selector",
+            selector,
+            "--all-containers",
+            "--tail=-1",
+            "--prefix",
+        ])
     }
 }
 

@@ -54,7 +54,10 @@ async fn the_agent_finds_no_credentials_and_no_secret_is_shown_anywhere() {
     ] {
         assert!(said.contains(answer), "{answer}:\n{said}");
     }
-    assert!(said.contains("MODEL_API_KEY=***"), "the model's key is there, and hidden in what is shown:\n{said}");
+    assert!(
+        said.contains("MODEL_API_KEY=***"),
+        "the model's key is there, and hidden in what is shown:\n{said}"
+    );
     assert!(!space.node.clone_repository().branches().contains(&"stolen".to_string()));
 
     shown.push_str(&space.objects_text().await);
@@ -132,7 +135,8 @@ async fn a_hostile_workspace_ends_safely() {
     let branches = clone.branches();
     assert!(branches.contains(&status.branch), "{branches:?}");
     assert!(!branches.iter().any(|branch| branch.starts_with("stolen")), "{branches:?}");
-    let changed = clone.git(&["diff", "--name-only", "refs/heads/main", &format!("refs/heads/{}", status.branch)]);
+    let changed =
+        clone.git(&["diff", "--name-only", "refs/heads/main", &format!("refs/heads/{}", status.branch)]);
     assert_eq!(changed.lines().collect::<Vec<_>>(), ["src/.gitattributes", "src/calc.py", "src/steal.sh"]);
     let pushed = clone.git(&["show", &format!("refs/heads/{}:src/calc.py", status.branch)]);
     assert!(pushed.ends_with("# changed"), "the file as it was written:\n{pushed}");

@@ -256,7 +256,10 @@ impl Database {
                    WHERE schemaname NOT IN ('pg_catalog', 'information_schema')";
         let mut text = String::new();
         for table in self.client.query(sql, &[]).await.expect("tables") {
-            let rows = format!("SELECT coalesce(string_agg(t::text, E'\\n'), '') FROM {} AS t", table.get::<_, String>(0));
+            let rows = format!(
+                "SELECT coalesce(string_agg(t::text, E'\\n'), '') FROM {} AS t",
+                table.get::<_, String>(0)
+            );
             text.push_str(&self.client.query_one(&rows, &[]).await.expect("rows").get::<_, String>(0));
         }
         text
