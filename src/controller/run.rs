@@ -14,8 +14,10 @@ use crate::build::pod::build_pod;
 use crate::cluster::write::Created;
 use crate::cluster::{Error, ErrorClass, Key};
 use crate::crd::run::condition;
-use crate::crd::{Logs, PodFacts, Run, RunPhase, System, Task, set_condition};
-use crate::plan::run::{NotStarted, Observed, PodView, RunPlan, plan_run, refused};
+use crate::crd::{Logs, PodFacts, Run, RunPhase, RunStatus, System, Task, set_condition};
+use crate::plan::run::{
+    NotStarted, Observed, PodView, RunPlan, plan_run, reason, refused, shown_as_not_started,
+};
 use crate::plan::verdict::Verdict;
 
 /// Between two tries to create a Pod that was refused.
@@ -50,6 +52,12 @@ pub async fn reconcile(ctx: Arc<Context>, key: Key) -> Result<Action, Error> {
         RunPlan::Wait { until: at, show } => {
             apply_not_started(&ctx, &run, show, now).await?;
             Ok(at.map_or(Action::Await, |at| Action::After(until(at, now))))
+        }
+        RunPlan::ShowStarted => {
+            let mut status = run.status.clone().unwrap_or_default();
+            show_started(&mut status, &run, now);
+            apply_status(&ctx, &run, &status).await?;
+            Ok(Action::Await)
         }
         RunPlan::CreatePod => apply_pod(&ctx, &run, system.as_deref(), now).await,
         RunPlan::DeletePod { why } => apply_delete(&ctx, present.as_deref(), why).await,
@@ -160,7 +168,18 @@ async fn apply_not_started(
     }
     let generation = run.metadata.generation.unwrap_or(0);
     set_condition(&mut status.conditions, condition::POD_STARTED, false, reason, &message, generation, now);
-    if let Some(written) = ctx.writer.patch_status(run, run.status.as_ref(), &status).await? {
+    apply_status(ctx, run, &status).await
+}
+
+fn show_started(status: &mut RunStatus, run: &Run, now: Timestamp) {
+    let (generation, message) =
+        (run.metadata.generation.unwrap_or(0), "the containers of the Pod have started");
+    let reason = reason::STARTED;
+    set_condition(&mut status.conditions, condition::POD_STARTED, true, reason, message, generation, now);
+}
+
+async fn apply_status(ctx: &Context, run: &Run, status: &RunStatus) -> Result<(), Error> {
+    if let Some(written) = ctx.writer.patch_status(run, run.status.as_ref(), status).await? {
         ctx.runs.wrote(written);
     }
     Ok(())
@@ -189,6 +208,9 @@ async fn apply_verdict(ctx: &Context, run: &Run, verdict: &Verdict) -> Result<Ac
         generation,
         verdict.finished,
     );
+    if shown_as_not_started(run) && verdict.started.is_some() {
+        show_started(&mut status, run, verdict.finished);
+    }
     if ctx.logs.is_none() {
         status.logs = Some(Logs::NotKept);
     }

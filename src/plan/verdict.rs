@@ -4,6 +4,8 @@
 use jiff::Timestamp;
 
 use super::classify;
+use super::run::reason;
+use crate::crd::run::condition::POD_STARTED;
 use crate::crd::wire::{ContainerResult, Outcome, container};
 use crate::crd::{
     ContainerState, FailureClass, PodFacts, PodPhase, Run, RunPhase, RunStatus, Terminated, TokenUsage,
@@ -22,6 +24,9 @@ pub mod code {
     /// Clone or push failed for reasons outside the Task.
     pub const INFRA: &str = "infrastructure_fault";
 }
+
+/// The kubelet's reason for a container that was ended before it had run.
+const CONTAINER_NEVER_RAN: &str = "ContainerStatusUnknown";
 
 /// The terminal part of a Run's status.
 #[derive(Clone, Debug, PartialEq)]
@@ -106,7 +111,7 @@ pub fn of_pod(run: &Run, pod: &PodFacts, cancelled: bool, now: Timestamp) -> Ver
     let checkout = terminated(pod, container::CHECKOUT);
     let mut verdict = match publish.and_then(|t| ContainerResult::from_message(&t.message)) {
         Some(result) => of_result(run, pod, &result, agent, cancelled, now),
-        None => without_result(pod, checkout, agent, publish, cancelled, now),
+        None => without_result(run, pod, checkout, agent, publish, cancelled, now),
     };
     verdict.started = agent.and_then(|t| t.started).or_else(|| checkout.and_then(|t| t.started));
     verdict.finished = publish.or(agent).or(checkout).and_then(|t| t.finished).unwrap_or(now);
@@ -126,7 +131,8 @@ fn of_result(
         Outcome::Success | Outcome::Noop => Verdict::new(RunPhase::Success, now, &result.summary),
         Outcome::Cancelled if cancelled => Verdict::cancelled(now, "cancelled by spec.cancel"),
         Outcome::Cancelled if pod.deleted.is_some() || pod.disruption.is_some() => {
-            Verdict::infra(now, code::POD_DISRUPTED, "the Pod was ended from outside")
+            not_started(run, agent, now)
+                .unwrap_or_else(|| Verdict::infra(now, code::POD_DISRUPTED, "the Pod was ended from outside"))
         }
         // Nobody ended the Pod: what runs in it signalled the runner, and that is not free.
         Outcome::Cancelled => {
@@ -156,7 +162,22 @@ fn of_result(
     verdict
 }
 
+/// The verdict on a Pod that was ended because it did not start. Once it is deleted its containers no
+/// longer say why; the Run still does.
+fn not_started(run: &Run, agent: Option<&Terminated>, now: Timestamp) -> Option<Verdict> {
+    if agent.is_some_and(|t| t.started.is_some()) {
+        return None;
+    }
+    let conditions = run.status.iter().flat_map(|status| &status.conditions);
+    let shown = conditions
+        .into_iter()
+        .find(|c| c.type_ == POD_STARTED && c.status == "False" && c.reason != reason::TERMINATING)?;
+    let summary = format!("the Pod did not start: {}", shown.message);
+    Some(Verdict::infra(now, code::POD_NOT_STARTED, &summary))
+}
+
 fn without_result(
+    run: &Run,
     pod: &PodFacts,
     checkout: Option<&Terminated>,
     agent: Option<&Terminated>,
@@ -207,8 +228,12 @@ fn without_result(
     }
     if let Some(t) = checkout
         && t.exit_code != 0
+        && t.reason != CONTAINER_NEVER_RAN
     {
         return of_checkout(t, now);
+    }
+    if let Some(verdict) = not_started(run, agent, now) {
+        return verdict;
     }
     if let Some((code, summary)) = agent.and_then(killed) {
         return Verdict::failed(now, code, &summary);

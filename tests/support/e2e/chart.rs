@@ -16,7 +16,7 @@ async fn an_upgrade_keeps_what_runs_and_an_uninstall_does_not_wait_for_it() {
     let node = node();
     node.add_namespace(SECOND);
     node.install(SECOND, &[SECOND], &SMALL);
-    let space = Space::armed(node, SECOND, "").await;
+    let space = Space::armed(node, SECOND).await;
     space.command_pool("Worker", "demo-agent", "sleep 600");
     space.task("long", "  allowedPaths: [src/**]");
     let pod = space.agent_running("long").await;

@@ -20,7 +20,7 @@ fn verdict(run: &Run) -> (RunPhase, String, Option<FailureClass>) {
 
 #[tokio::test]
 async fn an_agent_out_of_memory_is_a_fault_of_its_environment_and_costs() {
-    let space = Space::armed(node(), "e2e-memory", "").await;
+    let space = Space::armed(node(), "e2e-memory").await;
     let script =
         format!("[ $OPENTIGER_ATTEMPT != 1 ] || python3 -c 'print(len(bytearray(1 << 30)))'; {CHANGE}");
     // The shell must fail with its child for the attempt to fail with it.
@@ -37,11 +37,12 @@ async fn an_agent_out_of_memory_is_a_fault_of_its_environment_and_costs() {
 
 #[tokio::test]
 async fn a_crash_a_limit_and_garbage_each_lead_to_their_next_step() {
-    let space = Space::armed(node(), "e2e-endings", "").await;
+    let space = Space::armed(node(), "e2e-endings").await;
     space.mock_pool("Worker", "{outcome: Garbage}");
     space.mock_pool("Tester", "{outcome: Crash, firstAttempts: 1, file: src/mock.py}");
     space.mock_pool("Docser", "{outcome: Quota, firstAttempts: 1, resetAfter: 8s, file: docs/mock.md}");
-    space.task("garbage", PATHS);
+    // With files that are to change, no change is no success.
+    space.task("garbage", &format!("  context: {{files: [src/calc.py]}}\n{PATHS}"));
     space.task("crash", &format!("  role: Tester\n  targetArea: crash\n{PATHS}"));
     space.task("limit", "  role: Docser\n  allowedPaths: [docs/**]");
 
@@ -68,28 +69,21 @@ async fn a_crash_a_limit_and_garbage_each_lead_to_their_next_step() {
 
     let limit = space.done("limit", 2 * ATTEMPT).await;
     assert_eq!((limit.attempts, limit.retries.quota, limit.retries.failure), (2, 1, 0));
-    let started = space.runs("limit").await.remove(1).creation_timestamp().expect("a time").0;
-    assert!(
-        started >= reset.round(jiff::Unit::Second).expect("a time") - Duration::from_secs(1),
-        "{started} {reset}"
-    );
+    let again = space.runs("limit").await.remove(1).creation_timestamp().expect("a time").0;
+    assert!(again >= retry, "not before: {again}, {retry}");
 }
 
 #[tokio::test]
 async fn a_hanging_agent_is_ended_at_its_timebox() {
-    let space = Space::armed(node(), "e2e-hang", "").await;
+    let space = Space::armed(node(), "e2e-hang").await;
     space.mock_pool("Worker", "{outcome: Hang, firstAttempts: 1, file: src/mock.py}");
     space.task("hang", &format!("  timebox: 1m\n{PATHS}"));
-    let pod = space.agent_running("hang").await;
-    let since = Instant::now();
-    space.until("hang", "ended", 2 * ATTEMPT, |status| status.last_failure.is_some()).await;
-    let taken = since.elapsed().as_secs();
-    assert!((45..90).contains(&taken), "ended after {taken} s of a timebox of 60 s");
-    let status = space.done("hang", ATTEMPT).await;
-    let first = space.runs("hang").await.remove(0);
-    assert_eq!(first.name_any(), pod.name_any());
-    let summary = first.status.expect("a status").summary;
-    assert!(summary.contains("timed out after 1m"), "{summary}");
+    let status = space.done("hang", 3 * ATTEMPT).await;
+    let first = space.runs("hang").await.remove(0).status.expect("a status");
+    assert!(first.summary.contains("timed out after 1m"), "{}", first.summary);
+    let (started, finished) = (first.started_at.expect("a start"), first.finished_at.expect("an end"));
+    let taken = finished.duration_since(started).as_secs();
+    assert!((59..80).contains(&taken), "ended after {taken} s of a timebox of 60 s");
     assert_eq!((status.attempts, status.retries.failure), (2, 1));
 }
 
@@ -105,7 +99,7 @@ fn waits_for_image(pod: &Pod) -> bool {
 
 #[tokio::test]
 async fn an_image_that_does_not_exist_is_named_on_the_task_and_costs_no_attempt() {
-    let space = Space::armed(node(), "e2e-image", "").await;
+    let space = Space::armed(node(), "e2e-image").await;
     space.pool("Worker", "localhost/opentiger/absent:none", "{type: Command, command: {argv: ['true']}}");
     space.task("absent", PATHS);
     space.pod_where("absent", "an agent that waits for its image", waits_for_image).await;
@@ -133,7 +127,7 @@ echo '# changed' >>src/calc.py
 
 #[tokio::test]
 async fn what_is_interrupted_ends_in_time_and_costs_no_attempt() {
-    let space = Space::armed(node(), "e2e-interrupted", "").await;
+    let space = Space::armed(node(), "e2e-interrupted").await;
     space.command_pool("Worker", "demo-agent", LONG);
     for task in ["deleted", "stubborn", "willing"] {
         space.task(task, &format!("  targetArea: {task}\n{PATHS}"));
@@ -142,7 +136,7 @@ async fn what_is_interrupted_ends_in_time_and_costs_no_attempt() {
     let pod = space.agent_running("deleted").await.name_any();
     space.node.kubectl(&["-n", &space.name, "delete", "pod", &pod, "--wait=false"]);
     // Cancelled: the Pod is gone within its grace time, whether the agent listens or not.
-    for (task, limit) in [("willing", 15), ("stubborn", 35)] {
+    for (task, limit) in [("willing", 20), ("stubborn", 35)] {
         space.agent_running(task).await;
         space.node.kubectl(&[
             "-n",

@@ -9,7 +9,7 @@ use super::space::{ATTEMPT, Database, Space};
 /// Looks everywhere for credentials and says what it found, then does its work.
 const SNOOP: &str = r#"
 echo "probe environment"; env
-for place in /credentials /credentials/git /repo /var/run/secrets /run/secrets /proc/1/environ; do
+for place in /credentials /credentials/git /repo /var/run/secrets /run/secrets; do
   if cat "$place" 2>/dev/null || ls -A "$place" 2>/dev/null | grep .; then echo "probe $place: FOUND"; else echo "probe $place: nothing"; fi
 done
 tr '\0' '\n' </proc/1/environ | grep . && echo "probe parent: FOUND" || echo "probe parent: nothing"
@@ -25,7 +25,7 @@ echo 'def nothing(): pass' >>src/calc.py
 
 #[tokio::test]
 async fn the_agent_finds_no_credentials_and_no_secret_is_shown_anywhere() {
-    let space = Space::armed(node(), "e2e-secrets", "").await;
+    let space = Space::armed(node(), "e2e-secrets").await;
     let url = format!("http://git.{}.svc.cluster.local/calculator.git", super::node::SERVICES);
     // The end is delayed so that the Pod is looked at while it lives.
     let script = format!("URL={url}\n{SNOOP}\nsleep 3");
@@ -45,7 +45,6 @@ async fn the_agent_finds_no_credentials_and_no_secret_is_shown_anywhere() {
         "probe /repo: nothing",
         "probe /var/run/secrets: nothing",
         "probe /run/secrets: nothing",
-        "probe /proc/1/environ: nothing",
         "probe parent: nothing",
         "probe files: nothing",
         "probe remote: nothing",
@@ -81,6 +80,8 @@ const STEAL: &str = r#"
 set -e
 cat >/workspace/repo/src/steal.sh <<'END'
 #!/bin/sh
+[ -z "$CAUGHT" ] || exit 1
+export CAUGHT=1
 u=$(cat /credentials/git/username) p=$(cat /credentials/git/password)
 unset GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE GIT_ALLOW_PROTOCOL
 git -C /workspace/repo push "http://$u:$p@HOST/calculator.git" "HEAD:refs/heads/stolen-by-$1" >/dev/null 2>&1
@@ -119,7 +120,7 @@ echo "traps are set"
 
 #[tokio::test]
 async fn a_hostile_workspace_ends_safely() {
-    let space = Space::armed(node(), "e2e-hostile", "").await;
+    let space = Space::armed(node(), "e2e-hostile").await;
     let host = format!("git.{}.svc.cluster.local", super::node::SERVICES);
     space.command_pool("Worker", "runner", &STEAL.replace("HOST", &host));
     space.task("nested", "  allowedPaths: [src/**]\n  targetArea: nested");

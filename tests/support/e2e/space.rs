@@ -25,13 +25,24 @@ pub struct Space {
 }
 
 impl Space {
-    /// The namespace, armed, with a cooldown of 1 s; `system` is more YAML for the System's spec.
-    pub async fn armed(node: &'static Node, name: &str, system: &str) -> Self {
+    /// The namespace, as it is.
+    pub async fn connect(node: &'static Node, name: &str) -> Self {
         let kubeconfig = Kubeconfig::read_from(node.kubeconfig()).expect("a kubeconfig");
         let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
         let client = Client::try_from(config.expect("a usable kubeconfig")).expect("a client");
-        let space = Self { node, name: name.into(), client };
-        space.apply(&format!(
+        Self { node, name: name.into(), client }
+    }
+
+    /// The namespace, armed, with cooldowns of 1 s.
+    pub async fn armed(node: &'static Node, name: &str) -> Self {
+        let space = Self::connect(node, name).await;
+        space.arm();
+        space
+    }
+
+    /// Arms the namespace.
+    pub fn arm(&self) {
+        self.apply(&format!(
             "
 apiVersion: opentiger.dev/v1alpha1
 kind: System
@@ -41,10 +52,8 @@ spec:
   repository:
     url: http://git.{SERVICES}.svc.cluster.local/calculator.git
     credentialsSecretRef: {{name: git-credentials}}
-  recovery: {{failedCooldown: 1s, blockedCooldown: 1s}}
-{system}"
+  recovery: {{failedCooldown: 1s, blockedCooldown: 1s}}"
         ));
-        space
     }
 
     /// `kubectl apply` in this namespace.
