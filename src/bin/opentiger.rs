@@ -103,7 +103,8 @@ async fn operator(config: OperatorConfig) -> anyhow::Result<()> {
         .await
         .with_context(|| format!("failed to listen on {}", config.metrics_listen))?;
     let serving = tokio::spawn(probes::serve(listener, metrics.clone(), shutdown.clone()));
-    let client = kube::Client::try_default().await.context("failed to find a Kubernetes cluster")?;
+    let agent = concat!("opentiger-operator/", env!("CARGO_PKG_VERSION"));
+    let client = kubernetes(agent).await.context("failed to find a Kubernetes cluster")?;
     let database = config
         .database_url
         .as_ref()
@@ -118,7 +119,7 @@ async fn operator(config: OperatorConfig) -> anyhow::Result<()> {
 async fn api(args: ApiArgs) -> anyhow::Result<()> {
     let shutdown = shutdown_signal()?;
     // Without a cluster the API reads only; it says so when somebody writes.
-    let client = match kube::Client::try_default().await {
+    let client = match kubernetes(concat!("opentiger-api/", env!("CARGO_PKG_VERSION"))).await {
         Ok(client) => Some(client),
         Err(error) => {
             tracing::warn!(error = %error, "no access to Kubernetes, the API only reads");
@@ -135,6 +136,13 @@ async fn api(args: ApiArgs) -> anyhow::Result<()> {
         client,
     };
     http_api::serve(config, shutdown).await.context("failed to serve the API")
+}
+
+/// A client of the cluster at hand that names itself in the audit log of the API server.
+async fn kubernetes(agent: &'static str) -> anyhow::Result<kube::Client> {
+    let mut config = kube::Config::infer().await?;
+    config.headers.push((http::header::USER_AGENT, http::HeaderValue::from_static(agent)));
+    Ok(kube::Client::try_from(config)?)
 }
 
 async fn migrate(config: MigrateConfig) -> anyhow::Result<()> {

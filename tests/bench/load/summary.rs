@@ -1,0 +1,218 @@
+//! The summary of a bench: medians over the runs of each loop, beside the targets.
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use serde_json::{Value, json};
+
+#[derive(clap::Args)]
+pub struct SummaryArgs {
+    /// What the loops appended to.
+    #[arg(long)]
+    runs: PathBuf,
+    /// The summary is written here.
+    #[arg(long)]
+    out: PathBuf,
+}
+
+/// One line of the table.
+struct Row {
+    what: &'static str,
+    value: f64,
+    /// The bound, and whether the value must be at least this instead of at most.
+    target: Option<(f64, bool)>,
+}
+
+/// Writes the summary and prints the table.
+///
+/// # Errors
+/// When a loop has no result.
+pub fn write(args: &SummaryArgs) -> anyhow::Result<()> {
+    let text = fs::read_to_string(&args.runs).context("no results")?;
+    let runs: Vec<Value> = text.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    let summary = summarize(&runs)?;
+    fs::write(&args.out, format!("{summary:#}\n")).context("failed to write the summary")?;
+    print_runs(&runs);
+    print_targets(&summary);
+    Ok(())
+}
+
+/// The value at a JSON pointer, 0 when there is none.
+fn number(value: &Value, pointer: &str) -> f64 {
+    value.pointer(pointer).and_then(Value::as_f64).unwrap_or(0.0)
+}
+
+fn word<'a>(value: &'a Value, pointer: &str) -> &'a str {
+    value.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+}
+
+fn flag(value: &Value, pointer: &str) -> bool {
+    value.pointer(pointer).and_then(Value::as_bool).unwrap_or(false)
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(0.0)
+}
+
+/// The closed loops of this kind without the mirror.
+fn closed<'a>(runs: &'a [Value], kind: &str) -> Vec<&'a Value> {
+    runs.iter().filter(|r| word(r, "/loop") == kind && !flag(r, "/open") && !flag(r, "/mirror")).collect()
+}
+
+fn of_all(runs: &[&Value], f: impl Fn(&Value) -> f64) -> f64 {
+    median(runs.iter().map(|r| f(r)).collect())
+}
+
+fn one<'a>(runs: &'a [Value], what: &str, is: impl Fn(&Value) -> bool) -> anyhow::Result<&'a Value> {
+    runs.iter().find(|r| is(r)).with_context(|| format!("no result of {what}"))
+}
+
+/// CPU seconds per 1,000 objects of one process, or of all but the load generator.
+fn cpu(run: &Value, process: &str) -> f64 {
+    let per = number(run, "/count") / 1000.0;
+    let of = |name: &str| number(run, &format!("/cpu_s/{name}"));
+    let seconds = if process == "all" {
+        let sum: f64 = run
+            .get("cpu_s")
+            .and_then(Value::as_object)
+            .into_iter()
+            .flatten()
+            .filter_map(|(_, v)| v.as_f64())
+            .sum();
+        sum - of("load")
+    } else {
+        of(process)
+    };
+    seconds / per
+}
+
+fn summarize(runs: &[Value]) -> anyhow::Result<Value> {
+    let (tasks, floor, bare) = (closed(runs, "tasks"), closed(runs, "floor"), closed(runs, "bare"));
+    anyhow::ensure!(!tasks.is_empty() && !floor.is_empty() && !bare.is_empty(), "a loop has no result");
+    let rate = |r: &Value| number(r, "/per_s");
+    let ratio = |other: &[&Value]| median(tasks.iter().zip(other).map(|(t, o)| rate(t) / rate(o)).collect());
+    let per_task =
+        |what: &str| of_all(&tasks, |r| number(r, &format!("/writes/{what}")) / number(r, "/count"));
+    let open = one(runs, "the open loop", |r| flag(r, "/open"))?;
+    let lag = one(runs, "the mirror", |r| word(r, "/loop") == "mirror_lag")?;
+    let rss = |tasks: u64| -> anyhow::Result<f64> {
+        let found = one(runs, "memory", |r| {
+            word(r, "/loop") == "rss" && number(r, "/tasks") == crate::as_f64(tasks as usize)
+        })?;
+        Ok(number(found, "/mib"))
+    };
+    let cpu_of = |process: &str| crate::round(of_all(&tasks, |r| cpu(r, process)), 1);
+    Ok(json!({
+        "tasks_per_s": crate::round(of_all(&tasks, rate), 1),
+        "bare_pods_per_s": crate::round(of_all(&bare, rate), 1),
+        "floor_per_s": crate::round(of_all(&floor, rate), 1),
+        "ratio_to_floor": crate::round(ratio(&floor), 2),
+        "ratio_to_bare_pods": crate::round(ratio(&bare), 2),
+        "queued_to_pod_ms": open["queued_to_pod_ms"],
+        "create_to_done_ms": open["create_to_done_ms"],
+        "operator_writes_per_task": crate::round(per_task("operator"), 3),
+        "all_writes_per_task": crate::round(per_task("all"), 3),
+        "rejected_writes_per_task": crate::round(per_task("rejected"), 4),
+        "events_per_task": crate::round(per_task("events"), 3),
+        "operator_rss_mib_at": {"1000": rss(1000)?, "10000": rss(10_000)?},
+        "mirror_lag_ms": {"p50": lag["p50"], "p99": lag["p99"]},
+        "cpu_s_per_1000_tasks": {
+            "operator": cpu_of("operator"),
+            "apiserver": cpu_of("apiserver"),
+            "etcd": cpu_of("etcd"),
+            "all": cpu_of("all"),
+        },
+    }))
+}
+
+fn print_runs(runs: &[Value]) {
+    println!(
+        "\n{:<14}{:>7}{:>9}{:>9}{:>10}{:>10}{:>7}{:>7}{:>8}{:>9}{:>9}",
+        "loop",
+        "count",
+        "seconds",
+        "per s",
+        "operator",
+        "apiserver",
+        "etcd",
+        "all",
+        "load",
+        "writes",
+        "others"
+    );
+    for run in runs.iter().filter(|r| r.get("seconds").is_some()) {
+        let name = format!(
+            "{}{}{}",
+            word(run, "/loop"),
+            if flag(run, "/open") { " open" } else { "" },
+            if flag(run, "/mirror") { " +pg" } else { "" }
+        );
+        println!(
+            "{name:<14}{:>7}{:>9.1}{:>9.1}{:>10.1}{:>10.1}{:>7.1}{:>7.1}{:>8.1}{:>9.2}{:>8.0}%",
+            number(run, "/count"),
+            number(run, "/seconds"),
+            number(run, "/per_s"),
+            cpu(run, "operator"),
+            cpu(run, "apiserver"),
+            cpu(run, "etcd"),
+            cpu(run, "all"),
+            cpu(run, "load"),
+            number(run, "/writes/all") / number(run, "/count"),
+            number(run, "/others_share") * 100.0,
+        );
+    }
+    println!(
+        "Times of processes are CPU seconds per 1,000 objects, `all` is without the load generator; `others` is the"
+    );
+    println!(
+        "share of the machine that went to processes which are no part of this. Where it is not small, rates and"
+    );
+    println!("latencies tell little; CPU seconds and writes stand.");
+}
+
+fn print_targets(summary: &Value) {
+    let of = |pointer: &str| number(summary, pointer);
+    let most = |bound: f64| Some((bound, false));
+    let rows = [
+        Row { what: "operator writes per Task", value: of("/operator_writes_per_task"), target: most(6.0) },
+        Row { what: "all writes per Task", value: of("/all_writes_per_task"), target: most(11.0) },
+        Row { what: "rejected writes per Task", value: of("/rejected_writes_per_task"), target: most(0.02) },
+        Row { what: "Events per Task", value: of("/events_per_task"), target: most(1.0) },
+        Row { what: "ratio to floor", value: of("/ratio_to_floor"), target: Some((0.7, true)) },
+        Row {
+            what: "operator CPU s per 1,000 Tasks",
+            value: of("/cpu_s_per_1000_tasks/operator"),
+            target: most(8.0),
+        },
+        Row {
+            what: "memory at 10,000 Tasks, MiB",
+            value: of("/operator_rss_mib_at/10000"),
+            target: most(100.0),
+        },
+        Row { what: "queued to Pod p99, ms", value: of("/queued_to_pod_ms/p99"), target: most(250.0) },
+        Row { what: "create to Done p50, ms", value: of("/create_to_done_ms/p50"), target: most(150.0) },
+        Row { what: "Tasks per second", value: of("/tasks_per_s"), target: None },
+        Row { what: "ratio to bare Pods", value: of("/ratio_to_bare_pods"), target: None },
+        Row { what: "mirror lag p99, ms", value: of("/mirror_lag_ms/p99"), target: None },
+    ];
+    println!("\n{:<34}{:>10}{:>12}", "", "measured", "target");
+    let mut short = 0;
+    for row in &rows {
+        let (target, verdict) = match row.target {
+            Some((bound, least)) => {
+                let met = if least { row.value >= bound } else { row.value <= bound };
+                short += usize::from(!met);
+                let sign = if least { ">=" } else { "<=" };
+                (format!("{sign} {bound}"), if met { "" } else { "  falls short" })
+            }
+            None => (String::new(), ""),
+        };
+        println!("{:<34}{:>10}{target:>12}{verdict}", row.what, row.value);
+    }
+    match short {
+        0 => println!("Every target is met."),
+        n => println!("{n} of {} targets are not met.", rows.iter().filter(|r| r.target.is_some()).count()),
+    }
+}
