@@ -8,7 +8,8 @@ use super::run::reason;
 use crate::crd::run::condition::POD_STARTED;
 use crate::crd::wire::{ContainerResult, Outcome, container};
 use crate::crd::{
-    ContainerState, FailureClass, PodFacts, PodPhase, Run, RunPhase, RunStatus, Terminated, TokenUsage,
+    ContainerFacts, ContainerState, FailureClass, PodFacts, PodPhase, Run, RunPhase, RunStatus, Terminated,
+    TokenUsage,
 };
 
 /// Failure codes of faults that no runner reports.
@@ -225,6 +226,13 @@ fn without_result(
             );
         }
         _ => {}
+    }
+    // A kubelet says how every container ended. Where one is still said to run, the cluster has given
+    // up a Pod whose node no longer answers (out-of-service taint: without a DisruptionTarget).
+    let running = |c: &ContainerFacts| matches!(c.state, ContainerState::Running { started: _ });
+    if pod.phase == PodPhase::Failed && pod.containers.iter().any(running) {
+        let summary = format!("the Pod was given up with its node {}", pod.node);
+        return Verdict::infra(now, code::POD_LOST, &summary);
     }
     if let Some(t) = checkout
         && t.exit_code != 0
