@@ -306,21 +306,9 @@ impl Collector for Mirror {
         let counters: [(&str, &str, &AtomicU64); 5] = [
             ("mirror_rows_written", "Rows inserted or changed", &self.shared.written),
             ("mirror_rows_parked", "Rows the database refused", &self.shared.parked),
-            (
-                "mirror_write_failures",
-                "Writes that failed and were tried again",
-                &self.shared.failures,
-            ),
-            (
-                "mirror_rows_restored",
-                "Rows set back after the cluster was restored",
-                &self.shared.restored,
-            ),
-            (
-                "mirror_objects_lost",
-                "Deleted objects of which nothing could be kept",
-                &self.shared.lost,
-            ),
+            ("mirror_write_failures", "Writes that failed and were tried again", &self.shared.failures),
+            ("mirror_rows_restored", "Rows set back after the cluster was restored", &self.shared.restored),
+            ("mirror_objects_lost", "Deleted objects of which nothing could be kept", &self.shared.lost),
         ];
         for (name, help, value) in counters {
             let counter = ConstCounter::new(value.load(Ordering::Relaxed));

@@ -129,7 +129,11 @@ fn a_slow_start_that_was_shown_is_shown_as_over() {
     }];
     let sys = system();
     let view = PodView::Present(&pod);
-    assert_eq!(decide(&run, Some(&task), Some(&sys), view, 13), RunPlan::WAIT, "nothing was shown");
+    assert_eq!(
+        decide(&run, Some(&task), Some(&sys), view, 13),
+        RunPlan::Wait { until: None, show: None },
+        "nothing was shown"
+    );
     let mut status = crate::crd::RunStatus::default();
     let shown = (POD_STARTED, reason::STARTING);
     crate::crd::set_condition(&mut status.conditions, shown.0, false, shown.1, "slow", 1, at(10));
@@ -137,7 +141,7 @@ fn a_slow_start_that_was_shown_is_shown_as_over() {
     assert_eq!(decide(&run, Some(&task), Some(&sys), view, 13), RunPlan::ShowStarted);
     crate::crd::set_condition(&mut status.conditions, shown.0, true, reason::STARTED, "", 1, at(13));
     run.status = Some(status);
-    assert_eq!(decide(&run, Some(&task), Some(&sys), view, 14), RunPlan::WAIT);
+    assert_eq!(decide(&run, Some(&task), Some(&sys), view, 14), RunPlan::Wait { until: None, show: None });
 }
 
 #[test]
