@@ -3,13 +3,7 @@
 //! model: agents are shell scripts and the mock executor.
 //!
 //! Every test has a namespace of its own in one release, so that they run side by side.
-#![allow(
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::unwrap_used,
-    reason = "a test fails by panicking"
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 #[path = "support/e2e/chart.rs"]
 mod chart;

@@ -1,7 +1,6 @@
 //! Checkout and push against a real git server: credentials, faults of the network, and what the
 //! server refuses.
-
-#![allow(clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod git_support;
 

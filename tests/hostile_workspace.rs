@@ -1,8 +1,7 @@
 //! Workspaces that try to run something, reach outside, or overload `publish` (design section 5,
 //! invariant S30). Each trap that runs a program is also shown to be live: plain git with a work tree
 //! springs it.
-
-#![allow(clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod git_support;
 

@@ -1,7 +1,6 @@
 //! What a hostile or merely unusual work tree becomes when it is published: odd names, odd types,
 //! sizes, numbers, and what is left out (design section 5).
-
-#![allow(clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod git_support;
 

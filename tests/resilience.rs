@@ -1,6 +1,7 @@
 //! Faults under load: what is shown on the way and what is true afterwards. Each test has a namespace
 //! and operators of its own; in each, everything that happens is recorded and checked against the
 //! invariants that hold at every moment (`resilience/check.rs`), `opentiger_tasks_without_next` too.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod support;
 

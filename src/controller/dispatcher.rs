@@ -90,7 +90,7 @@ pub struct Dispatcher {
     waits: Waits,
     /// Dependencies found resolved, to be recorded.
     resolved: VecDeque<(String, Vec<ResolvedDependency>)>,
-    notes: JoinSet<()>,
+    notes: JoinSet<Option<String>>,
     /// Wakes the task controller.
     tasks: WorkQueue,
     inflight: JoinSet<(String, Result<(), Error>)>,
@@ -169,7 +169,7 @@ impl Dispatcher {
                     None => break,
                 },
                 Some(done) = self.inflight.join_next() => self.settle(done),
-                Some(_) = self.notes.join_next() => {}
+                Some(done) = self.notes.join_next() => self.noted(done),
                 () = tokio::time::sleep(sleep) => {}
             }
         }
@@ -231,7 +231,9 @@ impl Dispatcher {
     /// Starts what is to be written about waiting Tasks, a few at a time: however many wait, the one
     /// that may start does not wait for them. Returns whether another write could be started.
     fn note(&mut self, now: Timestamp) -> bool {
-        while self.notes.try_join_next().is_some() {}
+        while let Some(done) = self.notes.try_join_next() {
+            self.noted(done);
+        }
         while self.notes.len() < NOTES {
             let status = if let Some((uid, resolved)) = self.resolved.pop_front() {
                 self.with_resolved(&uid, &resolved)
@@ -245,6 +247,15 @@ impl Dispatcher {
             }
         }
         false
+    }
+
+    /// A reason that could not be written is said again later, if it still holds: the queue tells each
+    /// reason only once.
+    fn noted(&mut self, done: Result<Option<String>, tokio::task::JoinError>) {
+        let failed = done.ok().flatten();
+        if let Some(waiting) = failed.and_then(|uid| self.queue.waiting(&uid).cloned()) {
+            self.waits.set(Waiting { since: self.ctx.now(), ..waiting });
+        }
     }
 
     /// Whether this leader's term is in force, or there is nothing it could guard: without a System
@@ -338,13 +349,17 @@ impl Dispatcher {
     }
 }
 
-async fn write_note(ctx: Arc<Context>, task: Arc<Task>, status: TaskStatus) {
+/// Writes a reason or a record. Returns the uid of the Task when that failed.
+async fn write_note(ctx: Arc<Context>, task: Arc<Task>, status: TaskStatus) -> Option<String> {
     match ctx.writer.patch_status(task.as_ref(), task.status.as_ref(), &status).await {
         Ok(Some(written)) => ctx.tasks.wrote(written),
         Ok(None) => {}
-        // The Task has changed meanwhile: the next plan speaks of what it has become.
-        Err(error) => tracing::debug!(error = %error, "reason for waiting not written"),
+        Err(error) => {
+            tracing::debug!(error = %error, "reason for waiting not written, will retry");
+            return Some(Cached::uid(task.as_ref()).to_string());
+        }
     }
+    None
 }
 
 /// Creates the Run and marks the Task Running. The second write may fail: then the Task is read anew,

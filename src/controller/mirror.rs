@@ -289,14 +289,14 @@ impl Collector for Mirror {
         };
         let backlog = ConstGauge::new(i64::try_from(backlog).unwrap_or(i64::MAX));
         let lag = ConstGauge::new(lag.as_secs_f64());
-        let name = "opentiger_mirror_backlog";
+        let name = "mirror_backlog";
         backlog.encode(encoder.encode_descriptor(
             name,
             "Changes not yet in the database",
             None,
             backlog.metric_type(),
         )?)?;
-        let name = "opentiger_mirror_lag_seconds";
+        let name = "mirror_lag_seconds";
         lag.encode(encoder.encode_descriptor(
             name,
             "Age of the oldest change not yet in the database",
@@ -304,20 +304,20 @@ impl Collector for Mirror {
             lag.metric_type(),
         )?)?;
         let counters: [(&str, &str, &AtomicU64); 5] = [
-            ("opentiger_mirror_rows_written", "Rows inserted or changed", &self.shared.written),
-            ("opentiger_mirror_rows_parked", "Rows the database refused", &self.shared.parked),
+            ("mirror_rows_written", "Rows inserted or changed", &self.shared.written),
+            ("mirror_rows_parked", "Rows the database refused", &self.shared.parked),
             (
-                "opentiger_mirror_write_failures",
+                "mirror_write_failures",
                 "Writes that failed and were tried again",
                 &self.shared.failures,
             ),
             (
-                "opentiger_mirror_rows_restored",
+                "mirror_rows_restored",
                 "Rows set back after the cluster was restored",
                 &self.shared.restored,
             ),
             (
-                "opentiger_mirror_objects_lost",
+                "mirror_objects_lost",
                 "Deleted objects of which nothing could be kept",
                 &self.shared.lost,
             ),

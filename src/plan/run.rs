@@ -84,7 +84,7 @@ pub enum RunPlan {
 }
 
 impl RunPlan {
-    const WAIT: Self = Self::Wait { until: None, show: None };
+    pub(super) const WAIT: Self = Self::Wait { until: None, show: None };
 }
 
 /// Decides about a Run.

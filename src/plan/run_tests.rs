@@ -161,7 +161,10 @@ fn a_pod_ended_because_it_did_not_start_says_why_and_costs_nothing() {
         pod.phase = PodPhase::Failed;
         pod.deleted = Some(at(45));
         pod.containers = [(container::AGENT, never_ran.clone()), (container::PUBLISH, publish)]
-            .map(|(name, end)| ContainerFacts { name: name.into(), state: ContainerState::Terminated(end) })
+            .map(|(name, end)| ContainerFacts {
+                name: name.into(),
+                state: ContainerState::Terminated(Box::new(end)),
+            })
             .into();
         let view = PodView::Present(&pod);
         let verdict = finish(decide(&run, Some(&task), Some(&system()), view, 50));

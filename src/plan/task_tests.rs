@@ -41,9 +41,9 @@ fn fail(task: &mut Task, runs: &mut Vec<Run>, code: &str, class: FailureClass, s
     let refs: Vec<&Run> = runs.iter().collect();
     let status = write(decide(task, &refs, false, at(21)));
     task.status = Some(status.clone());
-    if status.retry_at.is_some() {
+    if let Some(at) = status.retry_at {
         let refs: Vec<&Run> = runs.iter().collect();
-        if let TaskPlan::Write(queued) = decide(task, &refs, false, status.retry_at.unwrap()) {
+        if let TaskPlan::Write(queued) = decide(task, &refs, false, at) {
             task.status = Some(*queued);
         }
     }
