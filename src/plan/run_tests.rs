@@ -280,6 +280,18 @@ fn an_end_from_outside_is_free_and_one_from_inside_is_not() {
 }
 
 #[test]
+fn a_pod_that_the_cluster_gave_up_while_its_containers_ran_costs_nothing() {
+    let (_, run) = running("a");
+    let mut pod = pod_of(&run);
+    pod.phase = PodPhase::Failed;
+    pod.containers = [container::AGENT, container::PUBLISH]
+        .map(|name| ContainerFacts { name: name.into(), state: ContainerState::Running { started: None } })
+        .into();
+    let verdict = of_pod(&run, &pod, false, at(30));
+    assert_eq!((verdict.class, verdict.code.as_str()), (Some(FailureClass::Infra), code::POD_LOST));
+}
+
+#[test]
 fn what_the_kubelet_says_decides_when_there_is_no_result() {
     let (_, run) = running("a");
     let with = |change: &dyn Fn(&mut PodFacts)| {
