@@ -134,6 +134,7 @@ async fn api(args: ApiArgs) -> anyhow::Result<()> {
         kubernetes_auth: args.kubernetes_auth,
         insecure_no_auth: args.insecure_no_auth,
         client,
+        now: jiff::Timestamp::now,
     };
     http_api::serve(config, shutdown).await.context("failed to serve the API")
 }

@@ -64,6 +64,8 @@ pub struct ApiConfig {
     pub insecure_no_auth: bool,
     /// Creates Tasks and checks tokens; without it the API only reads.
     pub client: Option<kube::Client>,
+    /// The clock.
+    pub now: fn() -> Timestamp,
 }
 
 /// Why the API does not run.
@@ -125,7 +127,7 @@ pub fn state(config: &ApiConfig) -> Result<ApiState, Error> {
         namespace: config.namespace.as_str().into(),
         auth: Arc::new(Auth { keys, kubernetes, insecure: open && config.insecure_no_auth }),
         writer,
-        now: Timestamp::now,
+        now: config.now,
     })
 }
 
