@@ -226,12 +226,14 @@ async fn only_an_orderly_success_is_published() {
     );
 
     pod.write("x", "x");
-    for outcome in
-        [Outcome::NeedsRework, Outcome::QuotaWait, Outcome::Failed, Outcome::Cancelled, Outcome::Infra]
-    {
+    for outcome in [Outcome::NeedsRework, Outcome::QuotaWait, Outcome::Failed, Outcome::Cancelled] {
         let agent = ContainerResult::failure(outcome, "some_code", "said so");
         assert_eq!(pod.publish_with(Some(agent.clone()), |_| Ok(Vec::new())).await, agent);
     }
+    // A fault of the cluster costs no attempt: the container that runs foreign code cannot claim one.
+    let claimed = ContainerResult::failure(Outcome::Infra, "some_code", "said so");
+    let result = pod.publish_with(Some(claimed), |_| Ok(Vec::new())).await;
+    assert_eq!((result.outcome, result.failure_code.as_deref()), (Outcome::Failed, Some("some_code")));
     fs::remove_file(pod.paths.exchange.join("agent.json")).expect("remove");
     let crashed = pod.publish_with(None, |_| Ok(Vec::new())).await;
     assert_eq!(crashed.failure_code.as_deref(), Some("model_or_unknown_failure"));
