@@ -29,7 +29,7 @@ test-cluster: ## tests against Postgres and a control plane with simulated nodes
 test-e2e: ## tests with a real node (root on Linux)
 	@tests/cluster/test e2e
 
-generate: ## write what is generated: crds/, the chart's copy of it, manifests/install.yaml, docs/reference, golden files
+generate: ## write what is generated: crds/, docs/openapi.json, docs/reference/, the chart's copy, manifests/install.yaml
 	@tests/cluster/generate
 
 check: ## what a change must pass: format, clippy, generated files, licences, chart, tests

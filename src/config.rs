@@ -29,6 +29,10 @@ pub struct OperatorConfig {
     /// Address of /healthz, /readyz and /metrics.
     #[arg(long, default_value = "0.0.0.0:8081")]
     pub metrics_listen: std::net::SocketAddr,
+    /// Keep the container logs of ended Runs in Postgres before their Pods are deleted. Turn it off
+    /// where another system keeps the logs of all Pods.
+    #[arg(long, env = "KEEP_LOGS", default_value_t = true, action = clap::ArgAction::Set)]
+    pub keep_logs: bool,
     /// Postgres to mirror into and to keep logs in; absent: no mirror, no logs.
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
     pub database_url: Option<String>,

@@ -1,7 +1,6 @@
 //! Prometheus metrics. No object names in labels.
 
-use std::sync::Arc;
-use std::sync::atomic::AtomicI64;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
@@ -26,19 +25,13 @@ struct ControllerLabels {
 /// Every metric of the operator; cheap to clone.
 #[derive(Clone)]
 pub struct Metrics {
-    registry: Arc<Registry>,
+    registry: Arc<Mutex<Registry>>,
     errors: Family<ErrorLabels, Counter>,
     reconciles: Family<ControllerLabels, Counter>,
     /// Runs admitted.
     pub admissions: Counter,
     /// Non-terminal Tasks whose `status.next` is absent; must be 0.
     pub tasks_without_next: Gauge,
-    /// Objects waiting to be written to Postgres.
-    pub mirror_backlog: Gauge,
-    /// Age of the oldest change not yet in Postgres, milliseconds.
-    pub mirror_lag_ms: Gauge<i64, AtomicI64>,
-    /// Rows that Postgres refused and that were set aside.
-    pub mirror_parked: Counter,
     /// 1 while this replica leads.
     pub leading: Gauge,
 }
@@ -58,27 +51,14 @@ impl Default for Metrics {
             "Non-terminal Tasks without a next move; must be 0",
             tasks_without_next.clone(),
         );
-        let mirror_backlog = Gauge::default();
-        registry.register("mirror_backlog", "Objects waiting to be mirrored", mirror_backlog.clone());
-        let mirror_lag_ms = Gauge::default();
-        registry.register(
-            "mirror_lag_milliseconds",
-            "Age of the oldest change not yet mirrored",
-            mirror_lag_ms.clone(),
-        );
-        let mirror_parked = Counter::default();
-        registry.register("mirror_parked", "Rows that Postgres refused", mirror_parked.clone());
         let leading = Gauge::default();
         registry.register("leading", "1 while this replica leads", leading.clone());
         Self {
-            registry: Arc::new(registry),
+            registry: Arc::new(Mutex::new(registry)),
             errors,
             reconciles,
             admissions,
             tasks_without_next,
-            mirror_backlog,
-            mirror_lag_ms,
-            mirror_parked,
             leading,
         }
     }
@@ -100,11 +80,16 @@ impl Metrics {
         self.reconciles.get_or_create(&ControllerLabels { controller: controller.into() }).inc();
     }
 
+    /// Adds the metrics of another part, e.g. of the mirror.
+    pub fn register(&self, add: impl FnOnce(&mut Registry)) {
+        add(&mut self.registry.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
     /// The text exposition.
     pub fn render(&self) -> String {
         let mut text = String::new();
         // Writing to a String cannot fail.
-        let _ = encode(&mut text, &self.registry);
+        let _ = encode(&mut text, &self.registry.lock().unwrap_or_else(PoisonError::into_inner));
         text
     }
 }

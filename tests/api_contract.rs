@@ -1,4 +1,5 @@
 //! The HTTP API on a real Postgres: shapes, errors, authentication, paging.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 #[path = "support/history.rs"]
 mod history;
@@ -21,7 +22,7 @@ use opentiger::crd::{BlockReason, RunPhase, Task, TaskPhase};
 use opentiger::http_api::auth::access;
 use opentiger::http_api::state::ApiState;
 use opentiger::http_api::task_writer::TaskWriter;
-use opentiger::http_api::{ApiConfig, openapi, router, state};
+use opentiger::http_api::{ApiConfig, openapi, router, serve, state};
 use opentiger::postgres::logs::{ContainerLog, store};
 use opentiger::postgres::{DatabaseConfig, Row};
 use postgres::{Database, eventually};
@@ -290,6 +291,7 @@ async fn paging_neither_loses_nor_doubles_what_was_there() {
             let new = 2000 + u128::try_from(limit).expect("small") * 1000 + round;
             write(&database, [mirrored(&make(new, i64::try_from(round % 9).expect("small")))]).await;
             cursor = answer["nextCursor"].as_str().map(Into::into);
+            assert!(round <= 200, "paging comes to an end, limit {limit}");
             if cursor.is_none() {
                 break;
             }
@@ -388,6 +390,20 @@ async fn without_authentication_the_api_refuses_to_start() {
     assert!(state(&absent).is_err());
     let no_client = ApiConfig { kubernetes_auth: true, ..config(&database) };
     assert!(state(&no_client).is_err());
+}
+
+#[tokio::test]
+async fn the_server_listens_and_ends_when_told_to() {
+    let database = Database::migrated().await;
+    let listen = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("free port");
+    let shutdown = CancellationToken::new();
+    let server = tokio::spawn(serve(ApiConfig { listen, ..config(&database) }, shutdown.clone()));
+    let health = format!("http://{listen}/health");
+    eventually("it answers", async || reqwest::get(&health).await.is_ok_and(|r| r.status() == 200)).await;
+    shutdown.cancel();
+    let ended = tokio::time::timeout(Duration::from_secs(15), server).await;
+    ended.expect("in time").expect("joined").expect("no error");
+    assert!(reqwest::get(&health).await.is_err());
 }
 
 #[tokio::test]

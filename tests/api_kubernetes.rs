@@ -1,5 +1,6 @@
 //! The HTTP API against a real API server: `POST /tasks` with its validation, tokens with their
 //! rights, and the log archive (whose node is a mock).
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 #[path = "support/history.rs"]
 mod history;
@@ -36,7 +37,9 @@ async fn client() -> Client {
         panic!("OPENTIGER_TEST_KUBECONFIG is not set: run `make test`, which starts a control plane");
     };
     let kubeconfig = Kubeconfig::read_from(path).expect("kubeconfig");
-    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.expect("config");
+    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+        .await
+        .expect("config");
     let client = Client::try_from(config).expect("client");
     let crds: Api<CustomResourceDefinition> = Api::all(client.clone());
     for crd in opentiger::crd::schema::all().expect("definitions") {
@@ -112,7 +115,8 @@ fn follow(client: &Client, namespace: &str, mirror: Mirror) {
 async fn a_posted_task_is_an_object_and_a_row() {
     let (client, database) = (client().await, Database::migrated().await);
     let namespace = namespace(&client, "post").await;
-    let mirror = Mirror::new(database.pool.clone(), Bounds { delay: Duration::from_millis(5), ..Bounds::default() });
+    let mirror =
+        Mirror::new(database.pool.clone(), Bounds { delay: Duration::from_millis(5), ..Bounds::default() });
     let shutdown = CancellationToken::new();
     let running = tokio::spawn(mirror.clone().run(shutdown.clone()));
     follow(&client, &namespace, mirror.clone());
@@ -169,7 +173,8 @@ async fn a_task_that_a_dead_api_server_did_not_take_is_a_503() {
     let client = Client::try_from(nowhere).expect("client");
     let config = ApiConfig { kubernetes_auth: true, ..config(&database, &client, "default") };
     let closed = router(state(&config).expect("state"));
-    let request = Request::get("/tasks").header("authorization", "Bearer x").body(Body::empty()).expect("request");
+    let request =
+        Request::get("/tasks").header("authorization", "Bearer x").body(Body::empty()).expect("request");
     let (status, answer) = send(&closed, request).await;
     assert_eq!((status, answer["code"].as_str()), (503, Some("kubernetes_unavailable")));
     let open = router(state(&ApiConfig { kubernetes_auth: false, ..config }).expect("state"));
@@ -180,22 +185,35 @@ async fn a_task_that_a_dead_api_server_did_not_take_is_a_503() {
 async fn token(client: &Client, namespace: &str, account: &str) -> String {
     let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), namespace);
     let metadata = ObjectMeta { name: Some(account.into()), ..ObjectMeta::default() };
-    accounts.create(&PostParams::default(), &ServiceAccount { metadata, ..ServiceAccount::default() }).await.expect("account");
-    let request: TokenRequest = serde_json::from_value(json!({"spec": {"audiences": [], "expirationSeconds": 600}})).expect("request");
-    let issued = accounts.create_token_request(account, &PostParams::default(), &request).await.expect("token");
+    accounts
+        .create(&PostParams::default(), &ServiceAccount { metadata, ..ServiceAccount::default() })
+        .await
+        .expect("account");
+    let request: TokenRequest =
+        serde_json::from_value(json!({"spec": {"audiences": [], "expirationSeconds": 600}}))
+            .expect("request");
+    let issued =
+        accounts.create_token_request(account, &PostParams::default(), &request).await.expect("token");
     issued.status.expect("status").token
 }
 
 async fn grant(client: &Client, namespace: &str, account: &str, rules: Value) {
-    let role: Role = serde_json::from_value(json!({"metadata": {"name": account}, "rules": rules})).expect("role");
-    Api::<Role>::namespaced(client.clone(), namespace).create(&PostParams::default(), &role).await.expect("role");
+    let role: Role =
+        serde_json::from_value(json!({"metadata": {"name": account}, "rules": rules})).expect("role");
+    Api::<Role>::namespaced(client.clone(), namespace)
+        .create(&PostParams::default(), &role)
+        .await
+        .expect("role");
     let binding: RoleBinding = serde_json::from_value(json!({
         "metadata": {"name": account},
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": account},
         "subjects": [{"kind": "ServiceAccount", "name": account, "namespace": namespace}],
     }))
     .expect("binding");
-    Api::<RoleBinding>::namespaced(client.clone(), namespace).create(&PostParams::default(), &binding).await.expect("binding");
+    Api::<RoleBinding>::namespaced(client.clone(), namespace)
+        .create(&PostParams::default(), &binding)
+        .await
+        .expect("binding");
 }
 
 #[tokio::test]
@@ -204,12 +222,19 @@ async fn tokens_may_what_their_account_may() {
     let namespace = namespace(&client, "token").await;
     let reader = token(&client, &namespace, "reader").await;
     let nobody = token(&client, &namespace, "nobody").await;
-    grant(&client, &namespace, "reader", json!([{"apiGroups": ["opentiger.dev"], "resources": ["tasks"], "verbs": ["get", "list"]}])).await;
+    grant(
+        &client,
+        &namespace,
+        "reader",
+        json!([{"apiGroups": ["opentiger.dev"], "resources": ["tasks"], "verbs": ["get", "list"]}]),
+    )
+    .await;
     let with_tokens = ApiConfig { kubernetes_auth: true, ..config(&database, &client, &namespace) };
     let router = router(state(&with_tokens).expect("state"));
     let ask = async |token: Option<&str>, method: &str, path: &str| {
         let request = Request::builder().method(method).uri(path);
-        let request = token.into_iter().fold(request, |r, t| r.header("authorization", format!("Bearer {t}")));
+        let request =
+            token.into_iter().fold(request, |r, t| r.header("authorization", format!("Bearer {t}")));
         send(&router, request.body(Body::from(body("x").to_string())).expect("request")).await
     };
     // The authorizer sees a new binding a moment later.
@@ -263,7 +288,10 @@ async fn logs_are_archived_within_bounds_and_once() {
     let long = line.repeat(40_000);
     let total = i64::try_from(long.len()).expect("small");
     let client = mocked(move |uri| {
-        assert!(uri.starts_with("/api/v1/namespaces/tiger/pods/fix-x-r1/log?") && uri.contains("timestamps=true"), "{uri}");
+        assert!(
+            uri.starts_with("/api/v1/namespaces/tiger/pods/fix-x-r1/log?") && uri.contains("timestamps=true"),
+            "{uri}"
+        );
         if uri.contains("container=checkout") {
             (200, b"2026-02-13T14:00:00Z cloned \0 \xff\n".to_vec())
         } else if uri.contains("container=agent") {
@@ -285,15 +313,25 @@ async fn logs_are_archived_within_bounds_and_once() {
     let text: String = database.value("SELECT content FROM run_logs WHERE container = 'agent'").await;
     let cut = rows[0]["cut_bytes"].as_i64().expect("number");
     assert!(text.contains(&format!("\n[... {cut} bytes cut ...]\n2026")));
-    assert_eq!(i64::try_from(text.len()).expect("small") - i64::try_from(format!("[... {cut} bytes cut ...]\n").len()).expect("small") + cut, total);
+    assert_eq!(
+        i64::try_from(text.len()).expect("small")
+            - i64::try_from(format!("[... {cut} bytes cut ...]\n").len()).expect("small")
+            + cut,
+        total
+    );
 
     // The Pod goes: what was kept stays, what was not is an error.
     let gone = mocked(|_| failure(404, "pods \"fix-x-r1\" not found"));
     archive(&gone, &database.pool, "tiger", &run, "fix-x-r1", &containers).await.expect("kept before");
-    let error = archive(&gone, &database.pool, "tiger", &history::uid(2).to_string(), "fix-x-r1", &containers).await.expect_err("lost");
+    let error =
+        archive(&gone, &database.pool, "tiger", &history::uid(2).to_string(), "fix-x-r1", &containers)
+            .await
+            .expect_err("lost");
     assert!(matches!(error, LogError::Gone { .. }), "{error}");
     let broken = mocked(|_| failure(500, "node is unreachable"));
-    let error = archive(&broken, &database.pool, "tiger", &run, "fix-x-r1", &containers).await.expect_err("try again");
+    let error = archive(&broken, &database.pool, "tiger", &run, "fix-x-r1", &containers)
+        .await
+        .expect_err("try again");
     assert!(matches!(error, LogError::Read { .. }), "{error}");
     let again = database.json("SELECT container, length(content) AS length, total_bytes, cut_bytes, xmin::text FROM run_logs ORDER BY container").await;
     assert_eq!(again, rows);

@@ -1,6 +1,6 @@
 //! The walls between modules, read from the source: which module may import which, and where the
 //! clock, the environment and randomness may be read. The tables here are those of the conventions.
-#![allow(clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};

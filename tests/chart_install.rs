@@ -1,6 +1,6 @@
 //! The chart on a real control plane: what the admission policy lets through, that every Pod passes
 //! Pod Security `restricted`, and that upgrade and uninstall keep what is the user's.
-#![allow(clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod support;
 

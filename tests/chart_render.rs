@@ -1,6 +1,6 @@
 //! What the chart renders, without a cluster: who may do what, what a typo does, and that the files
 //! generated from other files have not drifted.
-#![allow(clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod support;
 

@@ -1,6 +1,6 @@
 //! What a control plane accepts and refuses of our kinds, and what people then read. Every refusal
 //! must say what to change.
-#![allow(clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod support;
 

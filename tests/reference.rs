@@ -1,6 +1,6 @@
 //! The reference pages in `docs/reference`, one per kind, written from the CustomResourceDefinitions:
 //! what a page says about a field is what the API server enforces.
-#![allow(clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::fmt::Write as _;
 use std::fs;

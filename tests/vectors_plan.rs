@@ -2,8 +2,7 @@
 //!
 //! A row is `{input, output}`. Where this product decides otherwise on purpose, the row also has
 //! `ours` and `why`; `ours` is what must come out.
-
-#![allow(clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::time::Duration;
 

@@ -4,12 +4,15 @@
 //! a uid precondition, leader election. Must not decide anything about Tasks or Runs.
 
 pub mod cached;
+pub mod definitions;
 pub mod error;
+pub mod events;
 pub mod leader;
 pub mod store;
 pub mod watch;
 pub mod write;
 
 pub use error::{Error, ErrorClass};
+pub use events::Events;
 pub use store::{Cached, Change, Key, Store};
 pub use write::Writer;

@@ -54,6 +54,17 @@ pub enum Change<K> {
     Deleted(Arc<K>),
 }
 
+/// What a complete list leaves open.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Listed {
+    /// Objects that we wrote while the list was under way and that it does not name, perhaps only
+    /// because it is older: to be read one by one.
+    pub doubtful: Vec<Key>,
+    /// The list is older than what was known before it began: the cluster was restored to an older
+    /// state, and everything that was learned since is void.
+    pub went_back: bool,
+}
+
 type Listener<K> = Box<dyn Fn(&Change<K>) + Send + Sync>;
 
 /// Uids of deleted objects that are remembered, against late answers that would bring them back.
@@ -75,6 +86,8 @@ struct Inner<K> {
 struct Listing {
     seen: HashSet<String>,
     written: HashSet<String>,
+    /// The list shows an older version than was known before it began.
+    went_back: bool,
 }
 
 /// The cache. Cheap to share behind an `Arc`.
@@ -166,6 +179,17 @@ impl<K: Cached> Store<K> {
             }
         }
         let old = inner.objects.get(&key).cloned();
+        if let Some(old) = &old
+            && !own
+            && old.uid() == object.uid()
+            && old.version() > object.version()
+        {
+            for scope in ["", key.namespace.as_str()] {
+                if let Some(listing) = inner.listings.get_mut(scope) {
+                    listing.went_back |= !listing.written.contains(old.uid());
+                }
+            }
+        }
         if old.as_ref().is_some_and(|old| old.version() >= object.version()) {
             return;
         }
@@ -213,10 +237,8 @@ impl<K: Cached> Store<K> {
         self.lock().listings.insert(namespace.to_string(), Listing::default());
     }
 
-    /// The list is complete: what it did not name is gone. Objects that we wrote while it was under
-    /// way may be missing from it only because the list is older; they are returned, to be read one
-    /// by one.
-    pub fn list_done(&self, namespace: &str) -> Vec<Key> {
+    /// The list is complete: what it did not name is gone.
+    pub fn list_done(&self, namespace: &str) -> Listed {
         let mut inner = self.lock();
         let listing = inner.listings.remove(namespace).unwrap_or_default();
         inner.unlisted.remove(namespace);
@@ -236,7 +258,7 @@ impl<K: Cached> Store<K> {
                 self.remove(&mut inner, object);
             }
         }
-        doubtful
+        Listed { doubtful, went_back: listing.went_back }
     }
 
     fn emit(&self, change: &Change<K>) {
@@ -348,6 +370,18 @@ mod tests {
     }
 
     #[test]
+    fn a_cluster_restored_to_an_older_state_is_noticed() {
+        let (store, _) = store();
+        store.apply(item("u1", 9));
+        store.list_started("");
+        store.apply(item("u1", 9));
+        assert!(!store.list_done("").went_back);
+        store.list_started("");
+        store.apply(item("u1", 4));
+        assert!(store.list_done("").went_back);
+    }
+
+    #[test]
     fn a_list_ends_what_it_does_not_name_but_not_what_we_wrote_meanwhile() {
         let (store, _) = store();
         store.apply(Item { name: "old", uid: "u0", version: 3, owner: "t" });
@@ -355,7 +389,7 @@ mod tests {
         store.wrote(item("u1", 9));
         store.apply(Item { name: "b", uid: "u2", version: 4, owner: "t" });
         assert!(!store.synced());
-        assert_eq!(store.list_done(""), [Key::new("ns", "a")]);
+        assert_eq!(store.list_done("").doubtful, [Key::new("ns", "a")]);
         assert!(store.get(&Key::new("ns", "old")).is_none());
         assert!(store.get(&Key::new("ns", "a")).is_some());
         assert!(store.synced());

@@ -19,7 +19,9 @@ use crate::metrics::Metrics;
 pub type Listed = Box<dyn Fn(&str) + Send + Sync>;
 
 /// Watches `K` in `namespace` (all namespaces when `None`), turns each object into `C` and keeps
-/// `store` up to date until `shutdown`.
+/// `store` up to date until `shutdown`. A cluster that went back to an older state ends the process
+/// (`stop`): nothing that was learned before is true any more.
+#[allow(clippy::too_many_arguments)]
 pub async fn run<K, C>(
     client: Client,
     namespace: Option<String>,
@@ -28,6 +30,7 @@ pub async fn run<K, C>(
     store: Arc<Store<C>>,
     listed: Listed,
     metrics: Metrics,
+    stop: CancellationToken,
     shutdown: CancellationToken,
 ) where
     K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
@@ -60,7 +63,13 @@ pub async fn run<K, C>(
             Some(Ok(watcher::Event::InitApply(o) | watcher::Event::Apply(o))) => store.apply(convert(o)),
             Some(Ok(watcher::Event::Delete(o))) => store.delete(convert(o)),
             Some(Ok(watcher::Event::InitDone)) => {
-                for key in store.list_done(scope) {
+                let done = store.list_done(scope);
+                if done.went_back {
+                    tracing::error!(kind, "the cluster went back to an older state, starting afresh");
+                    stop.cancel();
+                    return;
+                }
+                for key in done.doubtful {
                     confirm(&api, &store, convert, &key.namespace, &key.name).await;
                 }
                 listed(scope);

@@ -7,8 +7,10 @@ use deadpool_postgres::Pool as Database;
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
+use super::clean_up::Gate;
+use super::queue::WorkQueue;
 use crate::build::pod::RunnerImage;
-use crate::cluster::{Change, Key, Store, Writer};
+use crate::cluster::{Change, Events, Key, Store, Writer};
 use crate::crd::{AgentPool, PodFacts, Run, System, Task, system};
 use crate::metrics::Metrics;
 
@@ -21,9 +23,14 @@ pub struct Context {
     pub pools: Arc<Store<AgentPool>>,
     pub systems: Arc<Store<System>>,
     pub metrics: Metrics,
+    pub events: Events,
     pub runner: RunnerImage,
     /// Where logs are kept; absent: they are not.
-    pub database: Option<Database>,
+    pub logs: Option<Database>,
+    /// Whether the archive of logs answers.
+    pub archive: Gate,
+    /// Wakes the clean-up controller.
+    pub clean_up: WorkQueue,
     /// Pods that were seen and are gone, by Run uid, until the Run has ended.
     pub gone_pods: Arc<GonePods>,
     /// Tasks that the dispatcher is just admitting: it marks them Running itself.

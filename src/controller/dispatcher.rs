@@ -4,7 +4,7 @@
 //! carries out its plan: create the Run (the name is the claim), then mark the Task Running. It also
 //! says on each long-waiting Task why it waits.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ use crate::build::run::{Slot, build_run};
 use crate::cluster::write::Created;
 use crate::cluster::{Cached, Error, Key};
 use crate::crd::task::{ResolvedDependency, condition};
-use crate::crd::{Run, Task, TaskPhase, set_condition};
+use crate::crd::{NextKind, Run, Task, TaskPhase, TaskStatus, set_condition};
 use crate::plan::dispatch::{Admission, HolderId, Queue, Wait, Waiting};
 use crate::plan::task::admitted;
 
@@ -30,6 +30,8 @@ use crate::plan::task::admitted;
 const SAY_AFTER: Duration = Duration::from_secs(5);
 /// Admissions that are carried out at once.
 const CONCURRENCY: usize = 64;
+/// Writes about waiting Tasks that are in progress at once; they never hold up an admission.
+const NOTES: usize = 8;
 /// Wait before an admission that could not be carried out is decided again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -86,6 +88,9 @@ pub struct Dispatcher {
     /// Tasks by uid, for carrying out a plan.
     names: HashMap<String, String>,
     waits: Waits,
+    /// Dependencies found resolved, to be recorded.
+    resolved: VecDeque<(String, Vec<ResolvedDependency>)>,
+    notes: JoinSet<Option<String>>,
     /// Wakes the task controller.
     tasks: WorkQueue,
     inflight: JoinSet<(String, Result<(), Error>)>,
@@ -112,18 +117,18 @@ impl Waits {
         }
     }
 
-    fn take_due(&mut self, now: Timestamp) -> Vec<(String, Wait)> {
-        let mut said = Vec::new();
-        while let Some((at, uid)) = self.due.first().cloned() {
+    /// The next reason that has lasted long enough to be said.
+    fn take_due(&mut self, now: Timestamp) -> Option<(String, Wait)> {
+        while let Some((at, uid)) = self.due.pop_first() {
             if at > now {
-                break;
+                self.due.insert((at, uid));
+                return None;
             }
-            self.due.remove(&(at, uid.clone()));
             if let Some((_, wait)) = self.current.remove(&uid) {
-                said.push((uid, wait));
+                return Some((uid, wait));
             }
         }
-        said
+        None
     }
 }
 
@@ -136,6 +141,8 @@ impl Dispatcher {
             queue: Queue::default(),
             names: HashMap::new(),
             waits: Waits::default(),
+            resolved: VecDeque::new(),
+            notes: JoinSet::new(),
             tasks,
             inflight: JoinSet::new(),
         }
@@ -152,7 +159,7 @@ impl Dispatcher {
             while let Ok(fact) = inbox.try_recv() {
                 self.take(fact);
             }
-            let wake_at = self.pass().await;
+            let wake_at = self.pass();
             let now = self.ctx.now();
             let sleep = wake_at.map_or(Duration::from_secs(600), |at| until(at, now));
             tokio::select! {
@@ -162,6 +169,7 @@ impl Dispatcher {
                     None => break,
                 },
                 Some(done) = self.inflight.join_next() => self.settle(done),
+                Some(done) = self.notes.join_next() => self.noted(done),
                 () = tokio::time::sleep(sleep) => {}
             }
         }
@@ -191,7 +199,7 @@ impl Dispatcher {
     }
 
     /// One pass: plan, carry out, say why Tasks wait. Returns when to look again.
-    async fn pass(&mut self) -> Option<Timestamp> {
+    fn pass(&mut self) -> Option<Timestamp> {
         let now = self.ctx.now();
         if !self.ctx.synced() {
             return Some(crate::plan::run::add(now, Duration::from_millis(50)));
@@ -201,21 +209,53 @@ impl Dispatcher {
             let plan = self.queue.plan(now);
             wake_at = plan.wake_at;
             for waiting in plan.waits {
-                self.waits.set(waiting);
+                if waiting.wait.next_kind() == NextKind::Time {
+                    // The task controller has said until when, and why.
+                    self.waits.clear(&waiting.task_uid);
+                } else {
+                    self.waits.set(waiting);
+                }
             }
-            for (uid, resolved) in plan.resolved {
-                self.record(&uid, &resolved).await;
-            }
+            self.resolved.extend(plan.resolved);
             for admission in plan.admissions {
                 self.admit(admission);
             }
         } else if self.inflight.is_empty() {
             wake_at = Some(crate::plan::run::add(now, Duration::from_millis(100)));
         }
-        for (uid, wait) in self.waits.take_due(now) {
-            self.say(&uid, &wait).await;
+        let idle = self.note(now);
+        let due = self.waits.due.first().map(|(at, _)| *at).filter(|_| idle);
+        [wake_at, due].into_iter().flatten().min()
+    }
+
+    /// Starts what is to be written about waiting Tasks, a few at a time: however many wait, the one
+    /// that may start does not wait for them. Returns whether another write could be started.
+    fn note(&mut self, now: Timestamp) -> bool {
+        while let Some(done) = self.notes.try_join_next() {
+            self.noted(done);
         }
-        [wake_at, self.waits.due.first().map(|(at, _)| *at)].into_iter().flatten().min()
+        while self.notes.len() < NOTES {
+            let status = if let Some((uid, resolved)) = self.resolved.pop_front() {
+                self.with_resolved(&uid, &resolved)
+            } else if let Some((uid, wait)) = self.waits.take_due(now) {
+                self.with_reason(&uid, &wait, now)
+            } else {
+                return true;
+            };
+            if let Some((task, status)) = status {
+                self.notes.spawn(write_note(self.ctx.clone(), task, status));
+            }
+        }
+        false
+    }
+
+    /// A reason that could not be written is said again later, if it still holds: the queue tells each
+    /// reason only once.
+    fn noted(&mut self, done: Result<Option<String>, tokio::task::JoinError>) {
+        let failed = done.ok().flatten();
+        if let Some(waiting) = failed.and_then(|uid| self.queue.waiting(&uid).cloned()) {
+            self.waits.set(Waiting { since: self.ctx.now(), ..waiting });
+        }
     }
 
     /// Whether this leader's term is in force, or there is nothing it could guard: without a System
@@ -262,18 +302,17 @@ impl Dispatcher {
         self.ctx.tasks.get(&key).filter(|task| Cached::uid(task.as_ref()) == uid)
     }
 
-    /// Writes why a Task waits, when the kind of reason has changed.
-    async fn say(&self, uid: &str, wait: &Wait) {
-        let Some(task) = self.task(uid) else { return };
+    /// The status that says why a Task waits, when the kind of reason has changed.
+    fn with_reason(&self, uid: &str, wait: &Wait, now: Timestamp) -> Option<(Arc<Task>, TaskStatus)> {
+        let task = self.task(uid)?;
         let mut status = task.status.clone().unwrap_or_default();
         let told = status
             .conditions
             .iter()
             .any(|c| c.type_ == condition::PROGRESSING && c.status == "False" && c.reason == wait.kind());
-        if status.phase != TaskPhase::Queued || told {
-            return;
+        if status.phase != TaskPhase::Queued || told || self.ctx.admitting.contains(uid) {
+            return None;
         }
-        let now = self.ctx.now();
         let generation = task.metadata.generation.unwrap_or(0);
         let detail = wait.detail();
         status.next = Some(facts::next(wait));
@@ -287,36 +326,44 @@ impl Dispatcher {
             now,
         );
         facts::mark_stalled(&mut status, wait, &detail, generation, now);
-        self.write(&task, &status).await;
+        if wait.next_kind() == NextKind::Operator {
+            self.ctx.events.warn(task.as_ref(), wait.kind(), &detail);
+        }
+        Some((task, status))
     }
 
-    /// Records dependencies of a still waiting Task as resolved, so that pruning cannot undo them.
-    async fn record(&self, uid: &str, resolved: &[ResolvedDependency]) {
-        let Some(task) = self.task(uid) else { return };
+    /// The status that records dependencies of a still waiting Task as resolved, so that pruning
+    /// cannot undo them.
+    fn with_resolved(&self, uid: &str, resolved: &[ResolvedDependency]) -> Option<(Arc<Task>, TaskStatus)> {
+        let task = self.task(uid)?;
         let mut status = task.status.clone().unwrap_or_default();
         if status.phase != TaskPhase::Queued {
-            return;
+            return None;
         }
         for dependency in resolved {
             if !status.resolved_dependencies.contains(dependency) {
                 status.resolved_dependencies.push(dependency.clone());
             }
         }
-        self.write(&task, &status).await;
-    }
-
-    async fn write(&self, task: &Task, status: &crate::crd::TaskStatus) {
-        match self.ctx.writer.patch_status(task, task.status.as_ref(), status).await {
-            Ok(Some(written)) => self.ctx.tasks.wrote(written),
-            Ok(None) => {}
-            // The Task has changed meanwhile: the next plan speaks of what it has become.
-            Err(error) => tracing::debug!(error = %error, "reason for waiting not written"),
-        }
+        Some((task, status))
     }
 }
 
-/// Creates the Run and marks the Task Running. The second write may fail: then the task controller
-/// finds the Run and marks the Task.
+/// Writes a reason or a record. Returns the uid of the Task when that failed.
+async fn write_note(ctx: Arc<Context>, task: Arc<Task>, status: TaskStatus) -> Option<String> {
+    match ctx.writer.patch_status(task.as_ref(), task.status.as_ref(), &status).await {
+        Ok(Some(written)) => ctx.tasks.wrote(written),
+        Ok(None) => {}
+        Err(error) => {
+            tracing::debug!(error = %error, "reason for waiting not written, will retry");
+            return Some(Cached::uid(task.as_ref()).to_string());
+        }
+    }
+    None
+}
+
+/// Creates the Run and marks the Task Running. The second write may fail: then the Task is read anew,
+/// and the task controller finds the Run and marks it.
 async fn apply_admission(ctx: &Context, key: &Key, admission: Admission) -> Result<(), Error> {
     let task = ctx.tasks.get(key).filter(|t| is_admissible(ctx, t, &admission.task_uid));
     let Some(task) = task else { return Err(gone(key)) };
@@ -338,7 +385,13 @@ async fn apply_admission(ctx: &Context, key: &Key, admission: Admission) -> Resu
     match ctx.writer.patch_status(task.as_ref(), task.status.as_ref(), &status).await {
         Ok(Some(written)) => ctx.tasks.wrote(written),
         Ok(None) => {}
-        Err(error) => tracing::debug!(error = %error, "task not marked yet, the task controller will"),
+        Err(error) => {
+            // Our copy of the Task is old: with the present one the task controller goes on.
+            tracing::debug!(error = %error, "task not marked");
+            if let Some(present) = ctx.writer.read::<Task>(&key.namespace, &key.name).await? {
+                ctx.tasks.wrote(present);
+            }
+        }
     }
     Ok(())
 }

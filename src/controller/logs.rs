@@ -212,7 +212,7 @@ mod tests {
         fn pieces_do_not_matter(bytes in proptest::collection::vec(97u8..102, 0..400), at in 0usize..400, head in 0usize..60, tail in 1usize..60) {
             let bytes: Vec<u8> = bytes.into_iter().map(|b| if b == 97 { b'\n' } else { b }).collect();
             let (left, right) = bytes.split_at(at.min(bytes.len()));
-            let whole = windowed(&[bytes.clone()], head, tail);
+            let whole = windowed(std::slice::from_ref(&bytes), head, tail);
             let pieces = windowed(&[left.to_vec(), right.to_vec()], head, tail);
             prop_assert_eq!(&whole, &pieces);
             prop_assert!(whole.content.len() <= head + tail + 64);

@@ -1,6 +1,7 @@
 //! Controllers: observe, plan, build, apply, write status. One file per controller; decisions live
 //! in `plan`, objects in `build`, writes in `cluster`.
 
+pub mod clean_up;
 pub mod context;
 pub mod dispatcher;
 pub mod facts;

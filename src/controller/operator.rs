@@ -11,6 +11,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::clean_up::{self, Gate};
 use super::context::{Admitting, Applied, Context, GonePods};
 use super::dispatcher::{Busy, Dispatcher};
 use super::facts::Fact;
@@ -20,7 +21,7 @@ use super::wiring::{Queues, Wiring};
 use super::{pool, run as run_controller, system, task};
 use crate::build::pod::RunnerImage;
 use crate::cluster::watch::{self, Listed};
-use crate::cluster::{Cached, Store, Writer, leader};
+use crate::cluster::{Cached, Events, Store, Writer, definitions, leader};
 use crate::config::OperatorConfig;
 use crate::crd::{AgentPool, PodFacts, Run, System, Task, labels};
 use crate::metrics::Metrics;
@@ -57,6 +58,7 @@ pub async fn run(
     metrics: Metrics,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
+    definitions::compare(&client).await;
     let mut election = leader::elect(
         client.clone(),
         &config.lease_namespace,
@@ -102,6 +104,9 @@ async fn lead(
         if config.namespaces.is_empty() { vec![String::new()] } else { config.namespaces.clone() };
     let (facts, inbox) = unbounded_channel();
     let mirror = database.clone().map(|pool| Mirror::new(pool, Bounds::default()));
+    if let Some(mirror) = &mirror {
+        metrics.register(|registry| mirror.register(registry));
+    }
     let busy = Arc::new(Busy::default());
     let queues = Queues::default();
     let (ctx, wiring) =
@@ -120,11 +125,11 @@ async fn lead(
     wait_synced(&ctx).await?;
     start_controllers(&tasks, &ctx, &queues, &busy, inbox, &stopping);
     tracing::info!("dispatching");
-    let stopped = tokio::select! {
-        () = shutdown.cancelled() => Ok(()),
-        () = stop.cancelled() => Err(Error::LeadershipLost),
-    };
-    stopping.cancel();
+    tokio::select! {
+        () = shutdown.cancelled() => stopping.cancel(),
+        // Another leads: nothing that has begun may go on.
+        () = stop.cancelled() => return Err(Error::LeadershipLost),
+    }
     tasks.close();
     tasks.wait().await;
     mirror_stop.cancel();
@@ -133,7 +138,7 @@ async fn lead(
     {
         tracing::error!(error = %error, "mirror ended unexpectedly");
     }
-    stopped
+    Ok(())
 }
 
 #[allow(clippy::too_many_arguments)]
@@ -171,11 +176,14 @@ fn assemble(
         pools,
         systems: Arc::new(systems),
         metrics: metrics.clone(),
+        events: Events::new(client.clone(), &config.identity),
         runner: RunnerImage {
             image: config.runner_image.clone(),
             pull_policy: config.runner_image_pull_policy.clone(),
         },
-        database,
+        logs: database.filter(|_| config.keep_logs),
+        archive: Gate::default(),
+        clean_up: queues.clean_up.clone(),
         gone_pods,
         admitting: Admitting::default(),
         refusals: Mutex::default(),
@@ -205,6 +213,7 @@ fn start_watches(
                 $store.clone(),
                 $listed,
                 ctx.metrics.clone(),
+                ctx.stop.clone(),
                 stop.clone(),
             ))
         };
@@ -251,6 +260,8 @@ fn start_controllers(
     spawn("task", &queues.tasks, Box::new(move |key| Box::pin(task::reconcile(c.clone(), key))));
     let c = ctx.clone();
     spawn("run", &queues.runs, Box::new(move |key| Box::pin(run_controller::reconcile(c.clone(), key))));
+    let c = ctx.clone();
+    spawn("clean-up", &queues.clean_up, Box::new(move |key| Box::pin(clean_up::reconcile(c.clone(), key))));
     let (c, b) = (ctx.clone(), busy.clone());
     spawn("pool", &queues.pools, Box::new(move |key| Box::pin(pool::reconcile(c.clone(), b.clone(), key))));
     let c = ctx.clone();

@@ -67,7 +67,9 @@ async fn apply_network_policy(ctx: &Context, pool: &AgentPool, url: Option<&str>
     let name = policy.name_any();
     let namespace = pool.namespace().unwrap_or_default();
     let existing = ctx.writer.read::<NetworkPolicy>(&namespace, &name).await?;
-    if existing.is_none_or(|e| e.spec != policy.spec || e.metadata.owner_references != policy.metadata.owner_references) {
+    if existing.is_none_or(|e| {
+        e.spec != policy.spec || e.metadata.owner_references != policy.metadata.owner_references
+    }) {
         ctx.writer.apply(&policy, MANAGER).await?;
     }
     ctx.policies.note(&uid, &fingerprint);

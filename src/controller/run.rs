@@ -1,5 +1,5 @@
-//! Run controller: builds the Pod of a Run, follows it, turns its end into a verdict, keeps its logs
-//! and removes it (`plan::run`).
+//! Run controller: builds the Pod of a Run, follows it, and turns its end into a verdict (`plan::run`).
+//! What is left of an ended Run is the matter of `clean_up`.
 
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -9,19 +9,17 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 
 use super::context::Context;
-use super::logs;
 use super::queue::Action;
 use crate::build::pod::build_pod;
 use crate::cluster::write::Created;
 use crate::cluster::{Error, ErrorClass, Key};
 use crate::crd::run::condition;
-use crate::crd::wire::container;
-use crate::crd::{Logs, PodFacts, Run, RunPhase, System, Task, set_condition};
-use crate::plan::run::{NotStarted, Observed, PodView, RunPlan, plan_run, refused};
+use crate::crd::{Logs, PodFacts, Run, RunPhase, RunStatus, System, Task, set_condition};
+use crate::plan::run::{
+    NotStarted, Observed, PodView, RunPlan, plan_run, reason, refused, shown_as_not_started,
+};
 use crate::plan::verdict::Verdict;
 
-/// How long a finished Pod waits for its logs to be kept.
-const LOGS_WITHIN: Duration = Duration::from_secs(60);
 /// Between two tries to create a Pod that was refused.
 const REFUSED_RETRY: Duration = Duration::from_secs(3);
 
@@ -55,10 +53,19 @@ pub async fn reconcile(ctx: Arc<Context>, key: Key) -> Result<Action, Error> {
             apply_not_started(&ctx, &run, show, now).await?;
             Ok(at.map_or(Action::Await, |at| Action::After(until(at, now))))
         }
+        RunPlan::ShowStarted => {
+            let mut status = run.status.clone().unwrap_or_default();
+            show_started(&mut status, &run, now);
+            apply_status(&ctx, &run, &status).await?;
+            Ok(Action::Await)
+        }
         RunPlan::CreatePod => apply_pod(&ctx, &run, system.as_deref(), now).await,
         RunPlan::DeletePod { why } => apply_delete(&ctx, present.as_deref(), why).await,
         RunPlan::Finish(verdict) => apply_verdict(&ctx, &run, &verdict).await,
-        RunPlan::CleanUp => apply_clean_up(&ctx, &run, present.as_deref(), now).await,
+        RunPlan::CleanUp => {
+            ctx.clean_up.add(key);
+            Ok(Action::Await)
+        }
     }
 }
 
@@ -161,7 +168,18 @@ async fn apply_not_started(
     }
     let generation = run.metadata.generation.unwrap_or(0);
     set_condition(&mut status.conditions, condition::POD_STARTED, false, reason, &message, generation, now);
-    if let Some(written) = ctx.writer.patch_status(run, run.status.as_ref(), &status).await? {
+    apply_status(ctx, run, &status).await
+}
+
+fn show_started(status: &mut RunStatus, run: &Run, now: Timestamp) {
+    let (generation, message) =
+        (run.metadata.generation.unwrap_or(0), "the containers of the Pod have started");
+    let reason = reason::STARTED;
+    set_condition(&mut status.conditions, condition::POD_STARTED, true, reason, message, generation, now);
+}
+
+async fn apply_status(ctx: &Context, run: &Run, status: &RunStatus) -> Result<(), Error> {
+    if let Some(written) = ctx.writer.patch_status(run, run.status.as_ref(), status).await? {
         ctx.runs.wrote(written);
     }
     Ok(())
@@ -190,7 +208,10 @@ async fn apply_verdict(ctx: &Context, run: &Run, verdict: &Verdict) -> Result<Ac
         generation,
         verdict.finished,
     );
-    if ctx.database.is_none() {
+    if shown_as_not_started(run) && verdict.started.is_some() {
+        show_started(&mut status, run, verdict.finished);
+    }
+    if ctx.logs.is_none() {
         status.logs = Some(Logs::NotKept);
     }
     if let Some(written) = ctx.writer.patch_status(run, run.status.as_ref(), &status).await? {
@@ -200,36 +221,4 @@ async fn apply_verdict(ctx: &Context, run: &Run, verdict: &Verdict) -> Result<Ac
     note_refusal(ctx, run, None);
     ctx.gone_pods.forget(&run.uid().unwrap_or_default());
     Ok(Action::Await)
-}
-
-/// Keeps the logs of an ended Pod, then deletes it. The wait for the logs is bounded (S18): after it
-/// `logs: Lost` is recorded and the Pod goes.
-async fn apply_clean_up(
-    ctx: &Context,
-    run: &Run,
-    pod: Option<&PodFacts>,
-    now: Timestamp,
-) -> Result<Action, Error> {
-    let Some(pod) = pod else { return Ok(Action::Await) };
-    if let Some(database) = &ctx.database {
-        let uid = run.uid().unwrap_or_default();
-        let kept =
-            logs::archive(ctx.writer.client(), database, &pod.namespace, &uid, &pod.name, &container::ALL);
-        if let Err(error) = kept.await {
-            let finished = run.status.as_ref().and_then(|s| s.finished_at).unwrap_or(now);
-            if until(crate::plan::run::add(finished, LOGS_WITHIN), now) > Duration::from_millis(1) {
-                tracing::warn!(run = %run.name_any(), error = %error, "logs not kept yet, will retry");
-                return Ok(Action::After(Duration::from_secs(5)));
-            }
-            tracing::warn!(run = %run.name_any(), error = %error, "logs lost");
-            let mut status = run.status.clone().unwrap_or_default();
-            status.logs = Some(Logs::Lost);
-            if let Some(written) = ctx.writer.patch_status(run, run.status.as_ref(), &status).await? {
-                ctx.runs.wrote(written);
-            }
-        }
-    }
-    // Everything in it has ended: no grace time is needed.
-    ctx.writer.delete::<Pod>(&pod.namespace, &pod.name, &pod.uid, None).await?;
-    Ok(Action::After(Duration::from_secs(10)))
 }

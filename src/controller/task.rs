@@ -9,7 +9,7 @@ use super::queue::Action;
 use super::run::until;
 use crate::cluster::{Error, Key};
 use crate::crd::system::Recovery;
-use crate::crd::{PodFacts, Run, Task};
+use crate::crd::{PodFacts, Run, Task, TaskStatus};
 use crate::plan::task::{Observed, TaskPlan, plan_task};
 
 /// Brings one Task a step further.
@@ -52,10 +52,26 @@ async fn step(ctx: &Context, key: &Key, confirmed: bool) -> Result<Action, Error
             let written = ctx.writer.patch_status(task.as_ref(), task.status.as_ref(), &status).await?;
             if let Some(written) = written {
                 tracing::info!(task = %key, phase = status.phase.word(), "task moved");
+                warn_of(ctx, &task, &status);
                 ctx.tasks.wrote(written);
             }
             Ok(Action::Await)
         }
+    }
+}
+
+/// A person should look: a limit is reached, or the cluster was at fault.
+fn warn_of(ctx: &Context, task: &Task, status: &TaskStatus) {
+    let Some(last) = status.transitions.last() else { return };
+    let seen = task.status.as_ref().and_then(|s| s.transitions.last()).map(|t| t.sequence);
+    let detail = status.next.as_ref().map_or("", |n| n.detail.as_str());
+    if seen == Some(last.sequence) {
+        return;
+    }
+    if last.event == "task.recovery_escalated" {
+        ctx.events.warn(task, "NeedsRework", detail);
+    } else if last.reason == "infra" {
+        ctx.events.warn(task, "InfrastructureFault", detail);
     }
 }
 

@@ -23,6 +23,7 @@ pub struct Queues {
     pub runs: WorkQueue,
     pub pools: WorkQueue,
     pub systems: WorkQueue,
+    pub clean_up: WorkQueue,
 }
 
 /// Connects the stores with controllers, dispatcher and mirror.
@@ -166,7 +167,13 @@ impl Wiring {
                 Change::Applied(pool) => {
                     let key = pool.key();
                     wiring.tell(&key.namespace, Fact::Pool(facts::pool(pool)));
-                    wiring.queues.pools.add(key);
+                    let observed = pool.status.as_ref().map(|s| s.observed_generation);
+                    if observed == pool.metadata.generation {
+                        // Most likely our own write of the occupancy: the next one has time.
+                        wiring.queues.pools.add_after(key, WRITE_EVERY);
+                    } else {
+                        wiring.queues.pools.add(key);
+                    }
                 }
                 Change::Deleted(pool) => {
                     let key = pool.key();

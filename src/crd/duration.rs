@@ -13,9 +13,9 @@ pub struct GoDuration(#[schemars(length(min = 1, max = 32))] pub String);
 impl GoDuration {
     /// A duration of whole seconds, written the shortest way (`90s`, `5m`, `2h`).
     pub fn from_secs(secs: u64) -> Self {
-        if secs > 0 && secs % 3600 == 0 {
+        if secs > 0 && secs.is_multiple_of(3600) {
             Self(format!("{}h", secs / 3600))
-        } else if secs > 0 && secs % 60 == 0 {
+        } else if secs > 0 && secs.is_multiple_of(60) {
             Self(format!("{}m", secs / 60))
         } else {
             Self(format!("{secs}s"))

@@ -35,10 +35,9 @@ fn finish(
     let has_default = status_default.as_object().is_some_and(|o| !o.is_empty());
     if has_default
         && let Some(status) = value.pointer_mut("/spec/versions/0/schema/openAPIV3Schema/properties/status")
+        && let Some(object) = status.as_object_mut()
     {
-        if let Some(object) = status.as_object_mut() {
-            object.insert("default".into(), status_default);
-        }
+        object.insert("default".into(), status_default);
     }
     if let Some(conditions) =
         value.pointer_mut("/spec/versions/0/schema/openAPIV3Schema/properties/status/properties/conditions")

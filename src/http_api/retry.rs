@@ -5,6 +5,8 @@ use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::crd::FailureClass;
+use crate::plan::classify;
 use crate::postgres::queries::{RecoverySettings, TaskRecord};
 
 /// When and why a failed or blocked Task goes on.
@@ -72,42 +74,23 @@ pub fn view(task: &TaskRecord, settings: Option<RecoverySettings>, now: Timestam
 }
 
 fn failed(task: &TaskRecord, global: i32, pending: &'static str) -> (&'static str, i32, i32, Option<String>) {
-    let category = task.failure_class.as_deref().unwrap_or("model");
-    if category == "infra" {
+    let class = task.failure_class.as_deref().and_then(class).unwrap_or(FailureClass::Model);
+    let category = Some(class.word().to_owned());
+    let Some(limit) = classify::limit(class, (global >= 0).then_some(global)) else {
         // Costs no attempt: bounded by its own cap, which only the controller knows.
-        return (pending, task.retries.infra, -1, Some(category.to_owned()));
-    }
+        return (pending, task.retries.infra, -1, category);
+    };
     let count = task.retries.failure;
     if global >= 0 && count >= global {
         return ("needs_rework", count, global, None);
     }
-    let limit = match category {
-        "env" => 5,
-        "flaky" => 6,
-        "setup" | "policy" | "test" | "model" => 3,
-        "model_loop" => 1,
-        "permission" | "noop" => 0,
-        _ => 3,
-    };
-    let limit = if global >= 0 { limit.min(global) } else { limit };
-    let retryable = !task.failure_code.as_deref().is_some_and(is_final);
+    let retryable = task.failure_code.as_deref().and_then(classify::by_code).is_none_or(|c| c.retryable);
     let reason = if retryable && count < limit { pending } else { "needs_rework" };
-    (reason, count, limit, Some(category.to_owned()))
+    (reason, count, limit, category)
 }
 
-/// Failures that a plain repetition cannot cure (spec/api.md section 6).
-fn is_final(code: &str) -> bool {
-    [
-        "external_directory_permission_prompt",
-        "no_actionable_changes",
-        "verification_command_no_test_files",
-        "verification_command_missing_script",
-        "verification_command_missing_make_target",
-        "verification_command_unsupported_format",
-        "verification_command_sequence_issue",
-        "branch_diverged_requires_recreate",
-    ]
-    .contains(&code)
+fn class(word: &str) -> Option<FailureClass> {
+    serde_json::from_value(word.into()).ok()
 }
 
 #[cfg(test)]

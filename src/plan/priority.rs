@@ -78,6 +78,7 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
         #[test]
         fn the_key_orders_as_the_score_does_at_any_moment(
             a in (-1000i32..=1000, 0usize..3, 1u64..1440, 0i64..1_000 * HOUR),

@@ -9,6 +9,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 
 use super::verdict::{self, Verdict};
+use crate::crd::run::condition::POD_STARTED;
 use crate::crd::{ContainerState, GoDuration, PodFacts, Run, System, Task, wire};
 
 /// Reasons of the condition `PodStarted`.
@@ -19,6 +20,10 @@ pub mod reason {
     pub const UNSCHEDULABLE: &str = "Unschedulable";
     /// The Pod is on a node, its containers are not running yet.
     pub const STARTING: &str = "Starting";
+    /// A container waits for something that the kubelet names, such as its image.
+    pub const CONTAINER_WAITING: &str = "ContainerWaiting";
+    /// The agent runs, or has.
+    pub const STARTED: &str = "Started";
     /// The Pod is being deleted and its node does not confirm its end.
     pub const TERMINATING: &str = "PodTerminating";
 }
@@ -64,6 +69,8 @@ pub struct NotStarted {
 pub enum RunPlan {
     /// Nothing until an event, or until the time given.
     Wait { until: Option<Timestamp>, show: Option<NotStarted> },
+    /// The Pod was shown as not started, and has started since: show that.
+    ShowStarted,
     /// Create the Pod.
     CreatePod,
     /// Delete the Pod, then observe again.
@@ -77,7 +84,7 @@ pub enum RunPlan {
 }
 
 impl RunPlan {
-    const WAIT: Self = Self::Wait { until: None, show: None };
+    pub(super) const WAIT: Self = Self::Wait { until: None, show: None };
 }
 
 /// Decides about a Run.
@@ -202,9 +209,16 @@ fn with_pod(o: &Observed, task: &Task, pod: &PodFacts) -> RunPlan {
         return RunPlan::DeletePod { why: "cancelled by spec.cancel" };
     }
     match not_started(pod) {
+        None if shown_as_not_started(o.run) => RunPlan::ShowStarted,
         None => RunPlan::WAIT,
         Some(waiting) => starting(o, pod, waiting),
     }
+}
+
+/// Whether the Run says that its Pod has not started.
+pub fn shown_as_not_started(run: &Run) -> bool {
+    let conditions = run.status.iter().flat_map(|status| &status.conditions);
+    conditions.into_iter().any(|c| c.type_ == POD_STARTED && c.status == "False")
 }
 
 fn starting(o: &Observed, pod: &PodFacts, waiting: Waiting) -> RunPlan {
@@ -252,13 +266,13 @@ fn not_started(pod: &PodFacts) -> Option<Waiting> {
         | ContainerState::Running { started: _ }
         | ContainerState::Terminated(_) => None,
     });
-    let (message, hopeless) = match stuck {
-        Some((name, reason, message)) => {
-            (format!("container {name}: {reason}: {message}"), is_hopeless(reason))
+    let (reason, message, hopeless) = match stuck {
+        Some((name, why, message)) => {
+            (reason::CONTAINER_WAITING, format!("container {name}: {why}: {message}"), is_hopeless(why))
         }
-        None => ("the Pod's containers are being started".to_string(), false),
+        None => (reason::STARTING, "the Pod's containers are being started".to_string(), false),
     };
-    Some(Waiting { shown: NotStarted { reason: reason::STARTING, message }, hopeless })
+    Some(Waiting { shown: NotStarted { reason, message }, hopeless })
 }
 
 /// Waiting reasons of the kubelet that a person has to remove.

@@ -5,6 +5,7 @@ use kube::ResourceExt;
 use super::fixtures::*;
 use super::run::*;
 use super::verdict::{code, of_lost_pod, of_pod};
+use crate::crd::run::condition::POD_STARTED;
 use crate::crd::wire::{ContainerResult, Outcome, container};
 use crate::crd::*;
 
@@ -110,11 +111,69 @@ fn an_image_that_cannot_be_pulled_is_shown_after_ten_seconds_and_given_up_as_inf
     };
     assert_eq!(until, Some(at(45)));
     assert!(shown.message.contains("no such image x"), "{}", shown.message);
+    assert_eq!(shown.reason, reason::CONTAINER_WAITING, "another kind than a start that takes its time");
     assert!(matches!(decide(&run, Some(&task), Some(&sys), view, 46), RunPlan::DeletePod { .. }));
     let verdict = finish(decide(&run, Some(&task), Some(&sys), PodView::Gone(&pod), 47));
     assert_eq!(verdict.class, Some(FailureClass::Infra));
     assert_eq!(verdict.code, code::POD_NOT_STARTED);
     assert!(verdict.summary.contains("no such image x"), "{}", verdict.summary);
+}
+
+#[test]
+fn a_slow_start_that_was_shown_is_shown_as_over() {
+    let (task, mut run) = running("a");
+    let mut pod = pod_of(&run);
+    pod.containers = vec![ContainerFacts {
+        name: container::AGENT.into(),
+        state: ContainerState::Running { started: Some(at(12)) },
+    }];
+    let sys = system();
+    let view = PodView::Present(&pod);
+    assert_eq!(decide(&run, Some(&task), Some(&sys), view, 13), RunPlan::WAIT, "nothing was shown");
+    let mut status = crate::crd::RunStatus::default();
+    let shown = (POD_STARTED, reason::STARTING);
+    crate::crd::set_condition(&mut status.conditions, shown.0, false, shown.1, "slow", 1, at(10));
+    run.status = Some(status.clone());
+    assert_eq!(decide(&run, Some(&task), Some(&sys), view, 13), RunPlan::ShowStarted);
+    crate::crd::set_condition(&mut status.conditions, shown.0, true, reason::STARTED, "", 1, at(13));
+    run.status = Some(status);
+    assert_eq!(decide(&run, Some(&task), Some(&sys), view, 14), RunPlan::WAIT);
+}
+
+#[test]
+fn a_pod_ended_because_it_did_not_start_says_why_and_costs_nothing() {
+    let (task, mut run) = running("a");
+    let mut status = crate::crd::RunStatus::default();
+    let why = "container agent: ImagePullBackOff: no such image x";
+    let conditions = &mut status.conditions;
+    crate::crd::set_condition(conditions, POD_STARTED, false, reason::CONTAINER_WAITING, why, 1, at(10));
+    run.status = Some(status);
+    let never_ran =
+        Terminated { exit_code: 137, reason: "ContainerStatusUnknown".into(), ..Terminated::default() };
+    let stopped = Terminated {
+        exit_code: 1,
+        message: ContainerResult::new(Outcome::Cancelled).to_message(),
+        ..Terminated::default()
+    };
+    // `publish` waits for the agent and may have the time to say that it was stopped, or not.
+    for publish in [stopped, never_ran.clone()] {
+        let mut pod = pod_of(&run);
+        pod.phase = PodPhase::Failed;
+        pod.deleted = Some(at(45));
+        pod.containers = [(container::AGENT, never_ran.clone()), (container::PUBLISH, publish)]
+            .map(|(name, end)| ContainerFacts {
+                name: name.into(),
+                state: ContainerState::Terminated(Box::new(end)),
+            })
+            .into();
+        let view = PodView::Present(&pod);
+        let verdict = finish(decide(&run, Some(&task), Some(&system()), view, 50));
+        assert_eq!(
+            (verdict.class, verdict.code.as_str()),
+            (Some(FailureClass::Infra), code::POD_NOT_STARTED)
+        );
+        assert!(verdict.summary.contains("no such image x"), "{}", verdict.summary);
+    }
 }
 
 #[test]
@@ -197,13 +256,23 @@ fn the_result_of_publish_is_the_verdict() {
         (Outcome::Failed, "model_doom_loop", FailureClass::ModelLoop),
         (Outcome::QuotaWait, "quota_failure", FailureClass::Env),
         (Outcome::Infra, "infrastructure_fault", FailureClass::Infra),
-        (Outcome::Cancelled, "", FailureClass::Infra),
+        (Outcome::Cancelled, "", FailureClass::Model),
     ];
     for (outcome, code, class) in table {
         let result = ContainerResult::failure(outcome, code, "why");
         let verdict = of_pod(&run, &pod_with(&run, &result), false, at(30));
         assert_eq!((verdict.phase, verdict.class), (RunPhase::Failed, Some(class)), "{outcome:?}");
     }
+}
+
+#[test]
+fn an_end_from_outside_is_free_and_one_from_inside_is_not() {
+    let (_, run) = running("a");
+    let mut pod = pod_with(&run, &ContainerResult::new(Outcome::Cancelled));
+    assert_eq!(of_pod(&run, &pod, false, at(30)).class, Some(FailureClass::Model));
+    pod.deleted = Some(at(10));
+    assert_eq!(of_pod(&run, &pod, false, at(30)).class, Some(FailureClass::Infra));
+    assert_eq!(of_pod(&run, &pod, true, at(30)).phase, RunPhase::Cancelled);
 }
 
 #[test]

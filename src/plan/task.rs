@@ -140,14 +140,23 @@ fn running(o: &Observed, status: TaskStatus) -> TaskPlan {
     }
 }
 
-/// While the Run is in progress: say why its Pod cannot start.
+/// While the Run is in progress: say why its Pod cannot start, and that it has.
 fn in_progress(o: &Observed, run: &Run, mut status: TaskStatus) -> TaskPlan {
     let stuck = run
         .status
         .iter()
         .flat_map(|s| s.conditions.iter())
         .find(|c| c.type_ == POD_STARTED && c.status == "False");
-    let Some(stuck) = stuck else { return TaskPlan::Wait { until: None } };
+    let Some(stuck) = stuck else {
+        let told = |c: &crate::crd::Condition| c.type_ == condition::PROGRESSING && c.status == "False";
+        if !status.conditions.iter().any(told) {
+            return TaskPlan::Wait { until: None };
+        }
+        status.next = Some(watch(format!("Run {} is in progress", status.current_run)));
+        let message = "an attempt is in progress";
+        mark(&mut status, condition::PROGRESSING, true, "Running", message, o.task, o.now);
+        return TaskPlan::Write(Box::new(status));
+    };
     let detail = format!("Run {} cannot start: {}", status.current_run, stuck.message);
     let told =
         status.conditions.iter().any(|c| c.type_ == condition::PROGRESSING && c.reason == stuck.reason);

@@ -41,9 +41,9 @@ fn fail(task: &mut Task, runs: &mut Vec<Run>, code: &str, class: FailureClass, s
     let refs: Vec<&Run> = runs.iter().collect();
     let status = write(decide(task, &refs, false, at(21)));
     task.status = Some(status.clone());
-    if status.retry_at.is_some() {
+    if let Some(at) = status.retry_at {
         let refs: Vec<&Run> = runs.iter().collect();
-        if let TaskPlan::Write(queued) = decide(task, &refs, false, status.retry_at.unwrap()) {
+        if let TaskPlan::Write(queued) = decide(task, &refs, false, at) {
             task.status = Some(*queued);
         }
     }
@@ -293,6 +293,15 @@ fn why_the_pod_cannot_start_is_said_once_on_the_task() {
     assert!(told.next.as_ref().unwrap().detail.contains("image x"));
     task.status = Some(told);
     assert_eq!(decide(&task, &[&run], true, at(12)), TaskPlan::Wait { until: None });
+
+    // Once it has started, nothing of that is left on the Task.
+    let conditions = &mut run.status.as_mut().unwrap().conditions;
+    set_condition(conditions, run::condition::POD_STARTED, true, "Started", "", 1, at(13));
+    let over = write(decide(&task, &[&run], true, at(14)));
+    assert!(!over.next.as_ref().unwrap().detail.contains("image x"));
+    assert!(is_true(&over.conditions, condition::PROGRESSING));
+    task.status = Some(over);
+    assert_eq!(decide(&task, &[&run], true, at(15)), TaskPlan::Wait { until: None });
 }
 
 #[test]

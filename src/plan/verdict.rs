@@ -4,9 +4,12 @@
 use jiff::Timestamp;
 
 use super::classify;
+use super::run::reason;
+use crate::crd::run::condition::POD_STARTED;
 use crate::crd::wire::{ContainerResult, Outcome, container};
 use crate::crd::{
-    ContainerState, FailureClass, PodFacts, PodPhase, Run, RunPhase, RunStatus, Terminated, TokenUsage,
+    ContainerFacts, ContainerState, FailureClass, PodFacts, PodPhase, Run, RunPhase, RunStatus, Terminated,
+    TokenUsage,
 };
 
 /// Failure codes of faults that no runner reports.
@@ -22,6 +25,9 @@ pub mod code {
     /// Clone or push failed for reasons outside the Task.
     pub const INFRA: &str = "infrastructure_fault";
 }
+
+/// The kubelet's reason for a container that was ended before it had run.
+const CONTAINER_NEVER_RAN: &str = "ContainerStatusUnknown";
 
 /// The terminal part of a Run's status.
 #[derive(Clone, Debug, PartialEq)]
@@ -105,8 +111,8 @@ pub fn of_pod(run: &Run, pod: &PodFacts, cancelled: bool, now: Timestamp) -> Ver
     let publish = terminated(pod, container::PUBLISH);
     let checkout = terminated(pod, container::CHECKOUT);
     let mut verdict = match publish.and_then(|t| ContainerResult::from_message(&t.message)) {
-        Some(result) => of_result(run, &result, agent, cancelled, now),
-        None => without_result(pod, checkout, agent, publish, cancelled, now),
+        Some(result) => of_result(run, pod, &result, agent, cancelled, now),
+        None => without_result(run, pod, checkout, agent, publish, cancelled, now),
     };
     verdict.started = agent.and_then(|t| t.started).or_else(|| checkout.and_then(|t| t.started));
     verdict.finished = publish.or(agent).or(checkout).and_then(|t| t.finished).unwrap_or(now);
@@ -115,6 +121,7 @@ pub fn of_pod(run: &Run, pod: &PodFacts, cancelled: bool, now: Timestamp) -> Ver
 
 fn of_result(
     run: &Run,
+    pod: &PodFacts,
     result: &ContainerResult,
     agent: Option<&Terminated>,
     cancelled: bool,
@@ -124,7 +131,14 @@ fn of_result(
     let mut verdict = match result.outcome {
         Outcome::Success | Outcome::Noop => Verdict::new(RunPhase::Success, now, &result.summary),
         Outcome::Cancelled if cancelled => Verdict::cancelled(now, "cancelled by spec.cancel"),
-        Outcome::Cancelled => Verdict::infra(now, code::POD_DISRUPTED, "the Pod was ended from outside"),
+        Outcome::Cancelled if pod.deleted.is_some() || pod.disruption.is_some() => {
+            not_started(run, agent, now)
+                .unwrap_or_else(|| Verdict::infra(now, code::POD_DISRUPTED, "the Pod was ended from outside"))
+        }
+        // Nobody ended the Pod: what runs in it signalled the runner, and that is not free.
+        Outcome::Cancelled => {
+            Verdict::failed(now, "model_or_unknown_failure", "the agent was ended from inside its Pod")
+        }
         Outcome::Infra => {
             Verdict::infra(now, result.failure_code.as_deref().unwrap_or(code::INFRA), &result.summary)
         }
@@ -149,7 +163,22 @@ fn of_result(
     verdict
 }
 
+/// The verdict on a Pod that was ended because it did not start. Once it is deleted its containers no
+/// longer say why; the Run still does.
+fn not_started(run: &Run, agent: Option<&Terminated>, now: Timestamp) -> Option<Verdict> {
+    if agent.is_some_and(|t| t.started.is_some()) {
+        return None;
+    }
+    let conditions = run.status.iter().flat_map(|status| &status.conditions);
+    let shown = conditions
+        .into_iter()
+        .find(|c| c.type_ == POD_STARTED && c.status == "False" && c.reason != reason::TERMINATING)?;
+    let summary = format!("the Pod did not start: {}", shown.message);
+    Some(Verdict::infra(now, code::POD_NOT_STARTED, &summary))
+}
+
 fn without_result(
+    run: &Run,
     pod: &PodFacts,
     checkout: Option<&Terminated>,
     agent: Option<&Terminated>,
@@ -198,10 +227,21 @@ fn without_result(
         }
         _ => {}
     }
+    // A kubelet says how every container ended. Where one is still said to run, the cluster has given
+    // up a Pod whose node no longer answers (out-of-service taint: without a DisruptionTarget).
+    let running = |c: &ContainerFacts| matches!(c.state, ContainerState::Running { started: _ });
+    if pod.phase == PodPhase::Failed && pod.containers.iter().any(running) {
+        let summary = format!("the Pod was given up with its node {}", pod.node);
+        return Verdict::infra(now, code::POD_LOST, &summary);
+    }
     if let Some(t) = checkout
         && t.exit_code != 0
+        && t.reason != CONTAINER_NEVER_RAN
     {
         return of_checkout(t, now);
+    }
+    if let Some(verdict) = not_started(run, agent, now) {
+        return verdict;
     }
     if let Some((code, summary)) = agent.and_then(killed) {
         return Verdict::failed(now, code, &summary);

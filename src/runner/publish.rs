@@ -52,9 +52,9 @@ pub async fn run(
     };
     match agent.outcome {
         Outcome::Success | Outcome::Noop => {}
-        Outcome::NeedsRework | Outcome::QuotaWait | Outcome::Failed | Outcome::Cancelled | Outcome::Infra => {
-            return agent;
-        }
+        Outcome::NeedsRework | Outcome::QuotaWait | Outcome::Failed | Outcome::Cancelled => return agent,
+        // Faults of the cluster cost no attempt, so the container that runs foreign code has no say in them.
+        Outcome::Infra => return ContainerResult { outcome: Outcome::Failed, ..agent },
     }
     let mut result = match publish(inputs, paths, &policy, stop, &agent).await {
         Ok(result) => result,

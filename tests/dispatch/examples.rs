@@ -200,6 +200,32 @@ fn a_dependency_is_resolved_by_done_and_by_an_explicit_cancel_only() {
 }
 
 #[test]
+fn what_was_found_resolved_outlasts_an_edit_that_does_not_know_of_it_yet() {
+    let mut q = queue(9);
+    q.upsert_task(depends("t", &["done", "open"]));
+    q.upsert_task(in_phase("done", TaskPhase::Done));
+    q.upsert_task(in_phase("open", TaskPhase::Running));
+    assert_eq!(told(&q.plan(at(1))), [("t", "WaitingForDependencies")]);
+    q.remove_task("uid-done");
+    q.upsert_task(TaskFacts { attempts: 1, ..depends("t", &["done", "open"]) });
+    q.upsert_task(in_phase("open", TaskPhase::Done));
+    assert_eq!(admitted(&q.plan(at(2))), [("t", "worker-1")]);
+}
+
+#[test]
+fn a_reason_is_told_again_only_when_it_is_another_one() {
+    let mut q = queue(1);
+    q.upsert_task(task("a"));
+    q.upsert_task(task("b"));
+    assert_eq!(told(&q.plan(at(1))), [("b", "NoFreeSlot")]);
+    q.upsert_task(TaskFacts { areas: vec!["x".into()], ..task("b") });
+    assert_eq!(told(&q.plan(at(2))), []);
+    assert_eq!(q.waiting("uid-b").map(|waiting| waiting.since), Some(at(1)));
+    q.upsert_task(TaskFacts { dependencies: vec!["a".into()], ..task("b") });
+    assert_eq!(told(&q.plan(at(3))), [("b", "WaitingForDependencies")]);
+}
+
+#[test]
 fn a_recorded_dependency_stays_resolved_after_a_restart() {
     let mut q = queue(9);
     let record = ResolvedDependency { name: "gone".into(), uid: "uid-gone".into() };

@@ -3,8 +3,7 @@
 //! After any sequence of events the queue and the naive dispatcher admit the same Tasks into the same
 //! slots in the same order, the invariants hold, and what is told about waiting Tasks is true.
 //! `PROPTEST_CASES` raises the number of sequences.
-
-#![allow(clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod checks;
 mod effort;

@@ -22,6 +22,11 @@ pub struct OperatorOptions<'a> {
 impl Operator {
     /// Starts an operator for one namespace, which holds its Lease too.
     pub fn start(options: &OperatorOptions) -> Self {
+        Self::start_with_metrics(options, "127.0.0.1:0")
+    }
+
+    /// Starts an operator that serves its metrics at `address`.
+    pub fn start_with_metrics(options: &OperatorOptions, address: &str) -> Self {
         let log =
             std::fs::OpenOptions::new().create(true).append(true).open(&options.log).expect("a log file");
         let mut command = Command::new(env!("CARGO_BIN_EXE_opentiger"));
@@ -29,7 +34,7 @@ impl Operator {
             .args(["operator", "--namespace", options.namespace, "--lease-namespace", options.namespace])
             .args(["--identity", options.identity, "--runner-image", "runner:test"])
             .args(["--lease-seconds", "4", "--lease-grace-seconds", "2"])
-            .args(["--metrics-listen", "127.0.0.1:0"])
+            .args(["--metrics-listen", address])
             .env("KUBECONFIG", options.kubeconfig)
             .env("RUST_LOG", "opentiger=debug,info")
             .env_remove("DATABASE_URL")
@@ -45,6 +50,12 @@ impl Operator {
     /// Process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Sends it a signal, such as SIGSTOP.
+    pub fn signal(&self, signal: nix::sys::signal::Signal) {
+        let pid = nix::unistd::Pid::from_raw(self.pid() as i32);
+        nix::sys::signal::kill(pid, signal).expect("the operator lives");
     }
 
     /// Kills it and waits for its end.
@@ -71,6 +82,12 @@ impl Drop for Operator {
         drop(self.child.kill());
         drop(self.child.wait());
     }
+}
+
+/// An address on loopback with a port that nobody listens on.
+pub fn free_address() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    listener.local_addr().expect("an address").to_string()
 }
 
 /// Writes a kubeconfig that reaches the API server through a proxy on loopback.

@@ -62,6 +62,14 @@ impl Database {
         (proxy, connect(&DatabaseConfig::new(&url, "test-proxy")).expect("pool"))
     }
 
+    /// The URL of the same database through a proxy that can be cut, and the proxy.
+    pub async fn url_through_proxy(&self) -> (Proxy, String) {
+        let (host, port) = host_port(&self.admin);
+        let proxy = Proxy::start(format!("{host}:{port}")).await;
+        let url = url_of(&self.admin, &self.name, Some(proxy.port));
+        (proxy, url)
+    }
+
     /// Runs statements.
     pub async fn execute(&self, sql: &str) {
         self.pool.get().await.expect("connection").batch_execute(sql).await.expect("statement");
@@ -109,10 +117,12 @@ impl Drop for Database {
     }
 }
 
-/// Forwards connections until it is cut: then existing ones break and new ones are refused.
+/// Forwards connections until it is cut: then existing ones break and new ones are refused. Stalled,
+/// it keeps every connection and passes nothing on, as a machine does that hangs.
 pub struct Proxy {
     pub port: u16,
     open: Arc<watch::Sender<bool>>,
+    stalled: Arc<watch::Sender<bool>>,
     pub bytes: Arc<AtomicU64>,
 }
 
@@ -122,10 +132,12 @@ impl Proxy {
         let port = listener.local_addr().expect("address").port();
         let open = Arc::new(watch::channel(true).0);
         let bytes = Arc::new(AtomicU64::new(0));
-        let (switch, counter) = (open.clone(), bytes.clone());
+        let stalled = Arc::new(watch::channel(false).0);
+        let (switch, counter, stall) = (open.clone(), bytes.clone(), stalled.clone());
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let (mut switch, counter, target) = (switch.subscribe(), counter.clone(), target.clone());
+                let stall = stall.subscribe();
                 if !*switch.borrow() {
                     continue;
                 }
@@ -134,13 +146,13 @@ impl Proxy {
                         return;
                     };
                     tokio::select! {
-                        () = forward(client, server, counter) => {}
+                        () = forward(client, server, counter, stall) => {}
                         _ = switch.wait_for(|open| !open) => {}
                     }
                 });
             }
         });
-        Self { port, open, bytes }
+        Self { port, open, stalled, bytes }
     }
 
     /// Takes the database away.
@@ -148,13 +160,25 @@ impl Proxy {
         self.open.send_replace(false);
     }
 
+    /// Makes it hang: connections stay, nothing is answered.
+    pub fn stall(&self) {
+        self.stalled.send_replace(true);
+        self.open.send_replace(true);
+    }
+
     /// Brings it back.
     pub fn mend(&self) {
+        self.stalled.send_replace(false);
         self.open.send_replace(true);
     }
 }
 
-async fn forward(client: TcpStream, server: TcpStream, bytes: Arc<AtomicU64>) {
+async fn forward(
+    client: TcpStream,
+    server: TcpStream,
+    bytes: Arc<AtomicU64>,
+    mut stalled: watch::Receiver<bool>,
+) {
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_server, mut to_server) = server.into_split();
     let up = async {
@@ -163,6 +187,7 @@ async fn forward(client: TcpStream, server: TcpStream, bytes: Arc<AtomicU64>) {
             use tokio::io::{AsyncReadExt, AsyncWriteExt};
             match from_client.read(&mut buffer).await {
                 Ok(n) if n > 0 => {
+                    drop(stalled.wait_for(|stalled| !stalled).await);
                     bytes.fetch_add(n as u64, Ordering::Relaxed);
                     if to_server.write_all(&buffer[..n]).await.is_err() {
                         return;

@@ -1,10 +1,10 @@
-//! A proxy between the operator and the API server that kills the operator at a chosen request, and
-//! can answer its first lists from an older time.
+//! A proxy between the operator and the API server that kills the operator at a chosen request, can
+//! hold a create back, can answer its first lists from an older time, and notes every write.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
@@ -26,13 +26,52 @@ pub enum Position {
     After,
 }
 
+/// One write, as the API server answered it.
+#[derive(Clone, Debug)]
+pub struct Write {
+    /// When the operator sent it.
+    pub sent: Instant,
+    /// When the API server answered; `None`: not yet.
+    pub answered: Option<Instant>,
+    pub method: String,
+    pub path: String,
+    /// `metadata.name` of the body, for creates.
+    pub name: String,
+    /// HTTP status; 0 without an answer.
+    pub status: u16,
+    /// The API server's words, for refusals.
+    pub message: String,
+}
+
+impl Write {
+    /// Whether it renews or takes the Lease.
+    pub fn is_lease(&self) -> bool {
+        self.path.contains("/leases")
+    }
+
+    /// Whether it creates an object of this resource, such as `pods`.
+    pub fn creates(&self, resource: &str) -> bool {
+        self.method == "POST" && self.path.ends_with(&format!("/{resource}"))
+    }
+
+    /// Whether the API server carried it out.
+    pub fn succeeded(&self) -> bool {
+        (200..300).contains(&self.status)
+    }
+}
+
 #[derive(Default)]
 struct Inner {
+    writes: Vec<Write>,
+    /// Resources whose next create is held back.
+    hold: Vec<String>,
     pid: Option<i32>,
     kill_at: Option<(usize, Position)>,
     mutations: Vec<String>,
     recorded: HashMap<String, Vec<u8>>,
     stale: HashMap<String, Vec<u8>>,
+    /// Until then no watch of Tasks, Runs and Pods delivers anything.
+    lag_until: Option<Instant>,
 }
 
 /// A running proxy.
@@ -41,6 +80,7 @@ pub struct Proxy {
     inner: Arc<Mutex<Inner>>,
     client: Client,
     killed: Arc<watch::Sender<bool>>,
+    gate: Arc<watch::Sender<bool>>,
     pub address: SocketAddr,
 }
 
@@ -52,6 +92,7 @@ impl Proxy {
             inner: Arc::default(),
             client,
             killed: Arc::new(watch::channel(false).0),
+            gate: Arc::new(watch::channel(false).0),
             address: listener.local_addr().expect("an address"),
         };
         let router = Router::new().fallback(forward).with_state(proxy.clone());
@@ -66,10 +107,12 @@ impl Proxy {
         inner.kill_at = Some((n, position));
     }
 
-    /// From now on the first list of each kind is answered as it was first answered before.
-    pub fn serve_stale_lists(&self) {
+    /// From now on the first list of Tasks, Runs and Pods is answered as it was first answered before,
+    /// and their watches deliver nothing for `lag`.
+    pub fn serve_stale_lists(&self, lag: Duration) {
         let mut inner = self.inner.lock().unwrap();
         inner.stale = std::mem::take(&mut inner.recorded);
+        inner.lag_until = Some(Instant::now() + lag);
     }
 
     /// Waits until the operator was killed.
@@ -80,6 +123,57 @@ impl Proxy {
     /// The mutating requests seen so far.
     pub fn mutations(&self) -> Vec<String> {
         self.inner.lock().unwrap().mutations.clone()
+    }
+
+    /// Every write so far, Leases and Events included, in the order they were sent.
+    pub fn writes(&self) -> Vec<Write> {
+        self.inner.lock().unwrap().writes.clone()
+    }
+
+    /// Holds back the next create of each of `resources` until [`Proxy::release`]. The operator waits.
+    pub fn hold_next_create(&self, resources: &[&str]) {
+        self.gate.send_replace(false);
+        self.inner.lock().unwrap().hold = resources.iter().map(ToString::to_string).collect();
+    }
+
+    /// Whether all that was to be held back is.
+    pub fn holds_all(&self) -> bool {
+        self.inner.lock().unwrap().hold.is_empty()
+    }
+
+    /// Sends what was held back on to the API server.
+    pub fn release(&self) {
+        self.gate.send_replace(true);
+    }
+
+    /// Notes a write and says whether it is to be held back.
+    fn note(&self, method: &str, path: &str, body: &[u8]) -> (usize, bool) {
+        let body: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
+        let name = body.pointer("/metadata/name").and_then(|n| n.as_str()).unwrap_or_default();
+        let write = Write {
+            sent: Instant::now(),
+            answered: None,
+            method: method.into(),
+            path: path.into(),
+            name: name.into(),
+            status: 0,
+            message: String::new(),
+        };
+        let mut inner = self.inner.lock().unwrap();
+        let held = inner.hold.iter().position(|resource| write.creates(resource));
+        if let Some(held) = held {
+            inner.hold.remove(held);
+        }
+        inner.writes.push(write);
+        (inner.writes.len() - 1, held.is_some())
+    }
+
+    fn note_answer(&self, write: usize, status: u16, message: &str) {
+        let mut inner = self.inner.lock().unwrap();
+        let write = &mut inner.writes[write];
+        write.answered = Some(Instant::now());
+        write.status = status;
+        write.message = message.into();
     }
 
     fn strike(&self) {
@@ -111,8 +205,12 @@ async fn forward(State(proxy): State<Proxy>, request: Request) -> Response {
         return error();
     }
     let (parts, body) = request.into_parts();
-    let list = parts.method == "GET" && !parts.uri.query().unwrap_or_default().contains("watch=true");
+    if parts.uri.path().ends_with("/log") {
+        // Simulated nodes keep no logs.
+        return Response::new(Body::from("2026-01-01T00:00:00Z a line\n"));
+    }
     let path = parts.uri.path_and_query().map(ToString::to_string).unwrap_or_default();
+    let list = parts.method == "GET" && is_lagging(&path) && !path.contains("watch=true");
     if list && let Some(old) = proxy.inner.lock().unwrap().stale.remove(&path) {
         return Response::builder()
             .header("content-type", "application/json")
@@ -120,11 +218,21 @@ async fn forward(State(proxy): State<Proxy>, request: Request) -> Response {
             .expect("a reply");
     }
     let bytes = to_bytes(body, 8 << 20).await.expect("a request");
+    if fate.is_none() && !matches!(parts.method.as_str(), "GET" | "HEAD") {
+        // Carried out also when the operator is gone by then: the request is on its way.
+        let write = tokio::spawn(forward_write(proxy, parts, bytes.to_vec()));
+        return write.await.unwrap_or_else(|_| error());
+    }
     let mut upstream = http::Request::builder().method(parts.method).uri(path.clone());
     for name in ["content-type", "accept"] {
         if let Some(value) = parts.headers.get(name) {
             upstream = upstream.header(name, value);
         }
+    }
+    let lag =
+        proxy.inner.lock().unwrap().lag_until.filter(|_| is_lagging(&path) && path.contains("watch=true"));
+    if let Some(until) = lag {
+        tokio::time::sleep_until(until.into()).await;
     }
     let upstream = upstream.body(kube::client::Body::from(bytes.to_vec())).expect("a request");
     let Ok(reply) = proxy.client.send(upstream).await else { return error() };
@@ -150,6 +258,35 @@ async fn forward(State(proxy): State<Proxy>, request: Request) -> Response {
         }
         None => reply.map(Body::new),
     }
+}
+
+/// Sends a write to the API server and notes what became of it.
+async fn forward_write(proxy: Proxy, parts: http::request::Parts, body: Vec<u8>) -> Response {
+    let (write, held) = proxy.note(parts.method.as_str(), parts.uri.path(), &body);
+    if held {
+        drop(proxy.gate.subscribe().wait_for(|open| *open).await);
+    }
+    let path = parts.uri.path_and_query().map(ToString::to_string).unwrap_or_default();
+    let mut upstream = http::Request::builder().method(parts.method).uri(path);
+    for name in ["content-type", "accept"] {
+        if let Some(value) = parts.headers.get(name) {
+            upstream = upstream.header(name, value);
+        }
+    }
+    let upstream = upstream.body(kube::client::Body::from(body)).expect("a request");
+    let Ok(reply) = proxy.client.send(upstream).await else { return error() };
+    let (mut parts, body) = reply.into_parts();
+    parts.headers.remove("transfer-encoding");
+    let Ok(bytes) = to_bytes(Body::new(body), 64 << 20).await else { return error() };
+    let answer: serde_json::Value = serde_json::from_slice(&bytes).unwrap_or_default();
+    let message = if parts.status.is_success() { "" } else { answer["message"].as_str().unwrap_or_default() };
+    proxy.note_answer(write, parts.status.as_u16(), message);
+    Response::from_parts(parts, Body::from(bytes))
+}
+
+/// Whether a path is a list or watch of a kind that lags behind in the stale cases.
+fn is_lagging(path: &str) -> bool {
+    ["/tasks?", "/runs?", "/pods?"].iter().any(|kind| path.contains(kind))
 }
 
 fn error() -> Response {

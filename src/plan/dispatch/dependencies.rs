@@ -321,6 +321,7 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
         #[test]
         fn every_task_on_a_cycle_and_no_other_is_in_a_knot(
             changes in proptest::collection::vec((0u8..8, proptest::collection::btree_set(0u8..8, 0..3)), 1..40)

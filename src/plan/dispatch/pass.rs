@@ -218,7 +218,7 @@ impl Queue {
     /// First Task of the lists that have room; lists of lanes below their floor go before all others.
     fn choose(&self) -> Option<(Bucket, Id)> {
         let system = self.system.as_ref().filter(|system| system.armed)?;
-        if system.max_concurrent.is_some_and(|max| self.occupancy.tasks() > max as usize) {
+        if system.max_concurrent.is_some_and(|max| self.occupancy.tasks() >= max as usize) {
             return None;
         }
         let free: BTreeSet<Role> =

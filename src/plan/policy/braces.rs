@@ -28,6 +28,7 @@ pub(super) fn expand_braces(text: &str) -> Result<Vec<String>, GlobError> {
 }
 
 type Braces = (usize, usize, Vec<Vec<char>>);
+type Words = (usize, Vec<Vec<char>>);
 
 /// The first pair of braces that means something: its bounds and its words.
 fn first_braces(chars: &[char]) -> Result<Option<Braces>, GlobError> {
@@ -47,7 +48,8 @@ fn first_braces(chars: &[char]) -> Result<Option<Braces>, GlobError> {
     Ok(None)
 }
 
-fn braces(chars: &[char], start: usize) -> Result<Option<(usize, Vec<Vec<char>>)>, GlobError> {
+/// Where the pair that opens at `start` ends, and its words.
+fn braces(chars: &[char], start: usize) -> Result<Option<Words>, GlobError> {
     let mut words = vec![Vec::new()];
     let (mut level, mut at) = (0usize, start + 1);
     while let Some(&c) = chars.get(at) {

@@ -364,9 +364,7 @@ mod tests {
 
     #[test]
     fn stays_linear_on_many_stars() {
-        let pattern =
-            Pattern::parse(&"**/a/".repeat(60).replace("//", "/").trim_end_matches('/').to_string())
-                .expect("valid");
+        let pattern = Pattern::parse("**/a/".repeat(60).trim_end_matches('/')).expect("valid");
         let path = format!("{}b", "a/".repeat(400));
         assert!(!pattern.matches(&path));
     }

@@ -92,14 +92,19 @@ pub async fn run(
             return (infra("failed to meet publish", &io::Error::other(error)), None);
         }
     };
-    let mut result = match work(&mut supervisor, inputs, settings).await {
-        Ok(result) | Err(result) => result,
-    };
+    let mut result = work(&mut supervisor, inputs, settings).await.unwrap_or_else(|early| *early);
     result.summary = supervisor.mask().hide(result.summary).into_owned();
     if let Err(error) = exchange::write_result(&settings.exchange, &result) {
         eprintln!("[opentiger] failed to write the result for publish: {error}");
     }
     (result, Some(end))
+}
+
+/// The result of a step that ends the work early.
+type Early = Box<ContainerResult>;
+
+fn early(outcome: Outcome, code: &str, summary: impl Into<String>) -> Early {
+    Box::new(ContainerResult::failure(outcome, code, summary))
 }
 
 fn infra(what: &str, error: &io::Error) -> ContainerResult {
@@ -118,7 +123,7 @@ async fn work(
     supervisor: &mut Supervisor,
     inputs: &Inputs,
     settings: &Settings,
-) -> Result<ContainerResult, ContainerResult> {
+) -> Result<ContainerResult, Early> {
     let policy = readable_inputs(inputs)?;
     let files = prompt::write(&settings.exchange, inputs)
         .map_err(|error| infra("failed to write the prompt", &error))?;
@@ -147,18 +152,14 @@ fn success(relevant: &[String]) -> ContainerResult {
 }
 
 /// Refuses what could only fail later, before a model is paid for (spec agents A16).
-fn readable_inputs(inputs: &Inputs) -> Result<Policy, ContainerResult> {
+fn readable_inputs(inputs: &Inputs) -> Result<Policy, Early> {
     let task = &inputs.spec.inputs;
     if let Some((command, pattern)) = verify::first_denied(&task.commands) {
         let summary = format!("denied command in the task's commands: {command} (it matches '{pattern}')");
-        return Err(ContainerResult::failure(Outcome::Failed, "execution_failed", summary));
+        return Err(early(Outcome::Failed, "execution_failed", summary));
     }
     Policy::new(&task.allowed_paths, &task.denied_paths).map_err(|error| {
-        ContainerResult::failure(
-            Outcome::NeedsRework,
-            "policy_violation",
-            format!("policy violation: {error}"),
-        )
+        early(Outcome::NeedsRework, "policy_violation", format!("policy violation: {error}"))
     })
 }
 
@@ -173,18 +174,18 @@ async fn execute(
     inputs: &Inputs,
     settings: &Settings,
     files: &Files,
-) -> Result<Option<Finished>, ContainerResult> {
+) -> Result<Option<Finished>, Early> {
     let program = executor(inputs, settings, files)?;
     println!("[opentiger] executor started, timebox {}", inputs.spec.inputs.timebox.0);
     let finished = supervisor.run(&program).await.map_err(|error| not_started(&program, &error))?;
     println!("[opentiger] executor ended: {}", describe(finished.ending));
     if finished.ending == Ending::Stopped {
-        return Err(cancelled());
+        return Err(cancelled().into());
     }
     if let Some(result) =
         mock(inputs).and_then(|mock| mock::result(mock, inputs.spec.attempt, (settings.now)()))
     {
-        return Err(result);
+        return Err(result.into());
     }
     match finished.ending {
         Ending::Exited(0) => Ok(None),
@@ -194,9 +195,9 @@ async fn execute(
                 "doom loop detected: the executor printed the same line {LOOP_LIMIT} times: {}",
                 last_words(&finished)
             );
-            Err(ContainerResult::failure(Outcome::Failed, "model_doom_loop", summary))
+            Err(early(Outcome::Failed, "model_doom_loop", summary))
         }
-        Ending::Exited(_) | Ending::Killed(_) | Ending::Stopped => Err(failure(&finished, settings)),
+        Ending::Exited(_) | Ending::Killed(_) | Ending::Stopped => Err(failure(&finished, settings).into()),
     }
 }
 
@@ -208,7 +209,7 @@ fn mock(inputs: &Inputs) -> Option<&MockExecutor> {
     }
 }
 
-fn executor(inputs: &Inputs, settings: &Settings, files: &Files) -> Result<Program, ContainerResult> {
+fn executor(inputs: &Inputs, settings: &Settings, files: &Files) -> Result<Program, Early> {
     let spec = &inputs.spec;
     let executor = &spec.template.executor;
     let argv: Option<Vec<OsString>> = match executor.type_ {
@@ -227,7 +228,7 @@ fn executor(inputs: &Inputs, settings: &Settings, files: &Files) -> Result<Progr
     let limit = spec.inputs.timebox.parse();
     let (Some(argv), Some(limit)) = (argv, limit) else {
         let summary = "the run's executor or timebox is missing or cannot be read";
-        return Err(ContainerResult::failure(Outcome::Failed, "execution_failed", summary));
+        return Err(early(Outcome::Failed, "execution_failed", summary));
     };
     let mut env = settings.environment.clone();
     let own: [(&str, OsString); 4] = [
@@ -290,45 +291,37 @@ async fn changes_since(
     settings: &Settings,
     baseline: &Baseline,
     env: &[(OsString, OsString)],
-) -> Result<Changes, ContainerResult> {
+) -> Result<Changes, Early> {
     let changes = changes::since(supervisor, &settings.checkout, baseline, env).await;
     if supervisor.is_stopped() {
-        return Err(cancelled());
+        return Err(cancelled().into());
     }
     changes.map_err(|error| {
         let summary = format!("failed to read what the executor changed: {error}");
-        ContainerResult::failure(Outcome::Failed, "execution_failed", summary)
+        early(Outcome::Failed, "execution_failed", summary)
     })
 }
 
 /// `Ok` when no change is acceptable (spec agents 1.8).
-fn empty_change(
-    inputs: &Inputs,
-    timed_out: Option<&Finished>,
-    settings: &Settings,
-) -> Result<(), ContainerResult> {
+fn empty_change(inputs: &Inputs, timed_out: Option<&Finished>, settings: &Settings) -> Result<(), Early> {
     if let Some(finished) = timed_out {
         if let Some(result) = quota_wait(finished, settings) {
-            return Err(result);
+            return Err(result.into());
         }
         let summary = format!(
             "executor timed out after {} with nothing changed: {}",
             inputs.spec.inputs.timebox.0,
             last_words(finished)
         );
-        return Err(ContainerResult::failure(Outcome::Failed, "execution_failed", summary));
+        return Err(early(Outcome::Failed, "execution_failed", summary));
     }
     if empty::is_acceptable(&inputs.spec.inputs, inputs.spec.role) {
         return Ok(());
     }
-    Err(ContainerResult::failure(
-        Outcome::NeedsRework,
-        "no_actionable_changes",
-        "no relevant changes were made",
-    ))
+    Err(early(Outcome::NeedsRework, "no_actionable_changes", "no relevant changes were made"))
 }
 
-fn within_policy(policy: &Policy, relevant: &[String]) -> Result<(), ContainerResult> {
+fn within_policy(policy: &Policy, relevant: &[String]) -> Result<(), Early> {
     let violations: Vec<Violation> = relevant.iter().filter_map(|path| policy.violation(path)).collect();
     if violations.is_empty() {
         return Ok(());
@@ -337,7 +330,7 @@ fn within_policy(policy: &Policy, relevant: &[String]) -> Result<(), ContainerRe
     let more = violations.len().saturating_sub(NAMED_VIOLATIONS);
     let more = if more > 0 { format!("; and {more} more") } else { String::new() };
     let summary = format!("policy violation: {}{more}", named.join("; "));
-    Err(ContainerResult::failure(Outcome::NeedsRework, "policy_violation", summary))
+    Err(early(Outcome::NeedsRework, "policy_violation", summary))
 }
 
 async fn verified(
@@ -346,7 +339,7 @@ async fn verified(
     settings: &Settings,
     env: &[(OsString, OsString)],
     relevant: &[String],
-) -> Result<(), ContainerResult> {
+) -> Result<(), Early> {
     let task = &inputs.spec.inputs;
     let commands = match inputs.spec.role {
         Role::Docser => docser(&task.commands),
@@ -365,19 +358,13 @@ async fn verified(
             println!("[opentiger] verification passed, {passed} of {} commands ran", commands.len());
             Ok(())
         }
-        Verdict::Failed { code, summary } => {
-            Err(ContainerResult::failure(Outcome::NeedsRework, code, summary))
-        }
-        Verdict::Stopped => Err(cancelled()),
+        Verdict::Failed { code, summary } => Err(early(Outcome::NeedsRework, code, summary)),
+        Verdict::Stopped => Err(cancelled().into()),
     }
 }
 
 /// A failed verification of work that ran out of time says so.
-fn after_timeout(
-    mut result: ContainerResult,
-    inputs: &Inputs,
-    timed_out: Option<&Finished>,
-) -> ContainerResult {
+fn after_timeout(mut result: Early, inputs: &Inputs, timed_out: Option<&Finished>) -> Early {
     if timed_out.is_some() && result.outcome == Outcome::NeedsRework {
         result.summary.push_str(&format!(" (executor timed out after {})", inputs.spec.inputs.timebox.0));
     }

@@ -151,7 +151,7 @@ impl GitError {
 
     /// The result of a container that ended with this error.
     pub fn into_result(self) -> ContainerResult {
-        let summary = format!("{self}. {}", self.kind.next_step());
+        let summary = format!("{}. {}", self.to_string().trim_end_matches('.'), self.kind.next_step());
         ContainerResult::failure(self.kind.outcome(), self.kind.code(), summary)
     }
 }

@@ -205,7 +205,7 @@ fn scheme(url: &str) -> Result<Scheme, GitError> {
             _ => Err(misconfigured("the URL is neither https, http nor ssh")),
         };
     }
-    let uri: Uri = url.parse().map_err(|_| misconfigured("the URL cannot be read"))?;
+    let uri: Uri = url.parse().map_err(|_| misconfigured("the URL is neither https, http nor ssh"))?;
     let user = uri.authority().is_some_and(|authority| authority.as_str().contains('@'));
     match uri.scheme_str() {
         Some("https" | "http") if user => {
@@ -281,6 +281,9 @@ fn ssh_command(key: &Path, known_hosts: &Path) -> String {
 mod tests {
     use std::os::unix::fs::PermissionsExt;
 
+    use tokio_util::sync::CancellationToken;
+
+    use super::super::Input;
     use super::*;
 
     #[test]
@@ -317,6 +320,33 @@ mod tests {
         assert!(open("https://h/r").expect_err("wrong kind").detail.contains("not an ssh URL"));
         fs::write(dir.path().join(USERNAME), "u").expect("write");
         assert!(open("https://h/r").expect_err("half").detail.contains("password"));
+    }
+
+    /// Asks git for the credentials of another address than the remote's own.
+    async fn asked_for(remote: &Remote, dir: &Path, host: &str, path: &str) -> Option<String> {
+        let git = Git::new(&dir.join("git"), dir, &CancellationToken::new());
+        let request = format!("protocol=http\nhost={host}\npath={path}\n\n");
+        let command = git.command("credential").args(["fill"]).input(Input::Bytes(request.into_bytes()));
+        remote.prepare(command).line().await.ok()
+    }
+
+    #[tokio::test]
+    async fn a_password_is_bound_to_scheme_host_port_and_path() {
+        let dir = tempfile::tempdir().expect("directory");
+        fs::write(dir.path().join(USERNAME), "robot").expect("write");
+        fs::write(dir.path().join(PASSWORD), "pass$(id)'\"word\n").expect("write");
+        let remote = Remote::open("http://h:81/team/app.git", dir.path(), dir.path()).expect("open");
+        let answer = asked_for(&remote, dir.path(), "h:81", "team/app.git").await.expect("answer");
+        assert!(answer.contains("username=robot\npassword=pass$(id)'\"word"), "{answer}");
+        for (host, path) in [
+            ("h", "team/app.git"),
+            ("h:82", "team/app.git"),
+            ("other:81", "team/app.git"),
+            ("h:81", "team/other.git"),
+            ("h:81", ""),
+        ] {
+            assert_eq!(asked_for(&remote, dir.path(), host, path).await, None, "{host} {path}");
+        }
     }
 
     #[test]

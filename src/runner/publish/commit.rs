@@ -99,8 +99,8 @@ mod tests {
     use crate::crd::run::{RunSpec, TaskRef};
 
     fn inputs(title: &str) -> Inputs {
-        let mut spec = RunSpec::default();
-        spec.task_ref = TaskRef { name: "add-x".into(), uid: "3a57".into() };
+        let mut spec =
+            RunSpec { task_ref: TaskRef { name: "add-x".into(), uid: "3a57".into() }, ..RunSpec::default() };
         spec.inputs.title = title.into();
         Inputs {
             schema_version: 1,

@@ -3,6 +3,8 @@
 //! git and file systems have many spellings of `.git`; a tree that holds one of them would become a
 //! repository (and run what its configuration says) where it is checked out.
 
+use crate::plan::policy;
+
 /// Longest path from the top of the tree, in bytes.
 pub const MAX_PATH: usize = 4096;
 
@@ -53,36 +55,14 @@ pub fn committable(path: &[u8]) -> Result<&str, &'static str> {
     Ok(text)
 }
 
-/// Directories whose content is made by tools (spec agents.md 3.2), at any depth.
-const GENERATED_DIRECTORIES: [&str; 8] =
-    ["node_modules", "dist", ".turbo", "coverage", "build", "out", "playwright-report", "test-results"];
-/// Directories of that kind by prefix.
-const GENERATED_PREFIX: &str = ".openTiger-opencode-";
-/// Directories of that kind at the top.
-const GENERATED_ROOTS: [&str; 2] = ["apps/judge/test-repo", "apps/judge/repro"];
-/// Ends of names of files made by tools.
-const GENERATED_ENDS: [&str; 7] = [".elf", ".o", ".a", ".bin", ".img", ".map", ".tsbuildinfo"];
-/// Files of that kind by path.
-const GENERATED_FILES: [&str; 1] = [".opentiger/generated-paths.auto.txt"];
-
-/// Whether everything in the directory `path` is generated (spec agents.md 3.2).
+/// Whether everything in the directory `path` is generated: a file in it would be.
 pub fn is_generated_directory(path: &[u8]) -> bool {
-    let Ok(path) = std::str::from_utf8(path) else { return false };
-    path.split('/').any(|part| GENERATED_DIRECTORIES.contains(&part) || part.starts_with(GENERATED_PREFIX))
-        || GENERATED_ROOTS
-            .iter()
-            .any(|root| path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
+    std::str::from_utf8(path).is_ok_and(|path| policy::generated(&format!("{path}/file")))
 }
 
-/// Whether the file `path` is generated (spec agents.md 3.2): never committed, never counted.
+/// Whether the file `path` is generated: never committed, never counted.
 pub fn is_generated(path: &[u8]) -> bool {
-    let parent = path.iter().rposition(|byte| *byte == b'/').and_then(|slash| path.get(..slash));
-    parent.is_some_and(is_generated_directory)
-        || std::str::from_utf8(path).is_ok_and(|path| {
-            GENERATED_ENDS.iter().any(|end| path.ends_with(end))
-                || GENERATED_FILES.contains(&path)
-                || GENERATED_ROOTS.contains(&path)
-        })
+    std::str::from_utf8(path).is_ok_and(policy::generated)
 }
 
 /// For a file that a TypeScript compiler writes beside its source: the names of that source (spec
@@ -134,47 +114,17 @@ mod tests {
         assert!(committable("a/".repeat(3000).as_bytes()).is_err());
     }
 
-    /// The rows of the vectors `generated_paths` and `generated_paths_extra` that need no
-    /// configuration, and what the spec lists beside them.
     #[test]
-    fn generated_paths_are_those_of_the_vectors() {
-        for path in [
-            "dist/a.js",
-            "apps/a/node_modules/.bin/x",
-            "a.js.map",
-            "playwright-report/i.html",
-            "d.img",
-            "tsconfig.tsbuildinfo",
-            "e2e/test-results/x.png",
-            "apps/judge/repro",
-            "apps/judge/repro/x",
-            ".openTiger-opencode-1/x",
-            ".opentiger/generated-paths.auto.txt",
-            "x/coverage/lcov.info",
-            "out/x",
-        ] {
-            assert!(is_generated(path.as_bytes()), "{path}");
+    fn a_directory_is_generated_when_its_files_are() {
+        for dir in ["dist", "a/node_modules", "apps/judge/repro", ".openTiger-opencode-1", "e2e/test-results"]
+        {
+            assert!(is_generated_directory(dir.as_bytes()), "{dir}");
+            assert!(is_generated(format!("{dir}/x").as_bytes()), "{dir}/x");
         }
-        for path in [
-            ".env.local",
-            "a/.github/workflows/ci.yml",
-            "foo.OUT",
-            "artifacts/frame.png",
-            "bun.lockb",
-            "outx/a",
-            "src/.hidden",
-            "src/{a}.ts",
-            "a+b.ts",
-            "tmp",
-            "docs",
-            "x/snap/y",
-            "secrets/x",
-            ".last-run.json",
-            "build",
-            "x/apps/judge/repro/y",
-        ] {
-            assert!(!is_generated(path.as_bytes()), "{path}");
+        for dir in ["src", "outx", "x/snap", "docs"] {
+            assert!(!is_generated_directory(dir.as_bytes()), "{dir}");
         }
+        assert!(!is_generated(b"dist/\xff"), "a name that is no text is refused elsewhere, not dropped");
     }
 
     #[test]

@@ -114,7 +114,9 @@ fn main() -> anyhow::Result<()> {
     match cli.command {
         Command::Run(args) => runtime.block_on(run(args)),
         Command::Fill(args) => runtime.block_on(fill(args)),
-        Command::Purge { namespace } => runtime.block_on(async { tasks::purge(client().await?, &namespace).await }),
+        Command::Purge { namespace } => {
+            runtime.block_on(async { tasks::purge(client().await?, &namespace).await })
+        }
         Command::Summary(args) => summary::write(&args),
     }
 }
