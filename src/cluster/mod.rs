@@ -8,6 +8,7 @@ pub mod definitions;
 pub mod error;
 pub mod events;
 pub mod leader;
+pub mod lean;
 pub mod store;
 pub mod watch;
 pub mod write;

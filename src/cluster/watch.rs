@@ -9,9 +9,9 @@ use futures::StreamExt;
 use kube::api::Api;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Client, Resource, ResourceExt};
-use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
+use super::lean::{FromParts, Lean};
 use super::store::{Cached, Store};
 use crate::metrics::Metrics;
 
@@ -34,25 +34,21 @@ pub async fn run<K, C>(
     shutdown: CancellationToken,
 ) where
     K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
+        + FromParts
         + Clone
         + Debug
         + Send
-        + DeserializeOwned
         + 'static,
     C: Cached,
 {
-    let api: Api<K> = match &namespace {
+    let api: Api<Lean<K>> = match &namespace {
         Some(ns) => Api::namespaced(client, ns),
         None => Api::all(client),
     };
     let config = watcher::Config { label_selector: selector.map(Into::into), ..watcher::Config::default() };
     let kind = K::kind(&()).into_owned();
     let scope = namespace.as_deref().unwrap_or("");
-    let mut stream = Box::pin(
-        watcher(api.clone(), config)
-            .modify(|o| o.meta_mut().managed_fields = None)
-            .backoff(watcher::DefaultBackoff::default()),
-    );
+    let mut stream = Box::pin(watcher(api.clone(), config).backoff(watcher::DefaultBackoff::default()));
     loop {
         let event = tokio::select! {
             () = shutdown.cancelled() => return,
@@ -60,8 +56,8 @@ pub async fn run<K, C>(
         };
         match event {
             Some(Ok(watcher::Event::Init)) => store.list_started(scope),
-            Some(Ok(watcher::Event::InitApply(o) | watcher::Event::Apply(o))) => store.apply(convert(o)),
-            Some(Ok(watcher::Event::Delete(o))) => store.delete(convert(o)),
+            Some(Ok(watcher::Event::InitApply(o) | watcher::Event::Apply(o))) => store.apply(convert(o.0)),
+            Some(Ok(watcher::Event::Delete(o))) => store.delete(convert(o.0)),
             Some(Ok(watcher::Event::InitDone)) => {
                 let done = store.list_done(scope);
                 if done.went_back {
@@ -86,13 +82,15 @@ pub async fn run<K, C>(
 }
 
 /// Reads one object that a list did not name although we have just written it.
-async fn confirm<K, C>(api: &Api<K>, store: &Store<C>, convert: fn(K) -> C, namespace: &str, name: &str)
+async fn confirm<K, C>(api: &Api<Lean<K>>, store: &Store<C>, convert: fn(K) -> C, namespace: &str, name: &str)
 where
-    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned,
+    K: Resource<DynamicType = ()> + FromParts + Clone + Debug,
     C: Cached,
 {
     match api.get_opt(name).await {
-        Ok(Some(object)) if object.namespace().as_deref() == Some(namespace) => store.apply(convert(object)),
+        Ok(Some(object)) if object.namespace().as_deref() == Some(namespace) => {
+            store.apply(convert(object.0))
+        }
         Ok(_) => {
             let key = super::Key::new(namespace, name);
             if let Some(object) = store.get(&key) {

@@ -3,13 +3,14 @@
 
 use std::fmt::Debug;
 
-use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions, Request};
 use kube::{Client, Resource, ResourceExt};
 use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::{Map, Value, json};
 
 use super::error::{Error, ErrorClass};
+use super::lean::{FromParts, Lean};
 
 /// Field manager of every write.
 const MANAGER: &str = "opentiger";
@@ -81,18 +82,28 @@ impl Writer {
     ///
     /// # Errors
     /// Any refusal but "already exists"; `Conflict` when the holder vanished between the two requests.
-    pub async fn create<K: Writable>(&self, object: &K) -> Result<Created<K>, Error> {
+    pub async fn create<K: Writable + FromParts>(&self, object: &K) -> Result<Created<K>, Error> {
         let (namespace, name) = place(object);
-        let api = self.api::<K>(&namespace);
         let params = PostParams { field_manager: Some(MANAGER.into()), ..PostParams::default() };
-        match api.create(&params, object).await {
+        let body = serde_json::to_vec(object).map_err(|source| encode::<K>(&name, source))?;
+        match self.send(path::<K>(&namespace).create(&params, body)).await {
             Ok(created) => Ok(Created::New(created)),
             Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => {
-                let existing = api.get(&name).await.map_err(|e| request::<K>("get", &name, e))?;
+                let existing = self.api::<K>(&namespace).get(&name).await;
+                let existing = existing.map_err(|e| request::<K>("get", &name, e))?;
                 Ok(Created::Exists(Box::new(existing)))
             }
             Err(error) => Err(request::<K>("create", &name, error)),
         }
+    }
+
+    /// Sends a request and decodes the answer lean.
+    async fn send<K: FromParts>(
+        &self,
+        request: Result<http::Request<Vec<u8>>, kube::core::request::Error>,
+    ) -> Result<K, kube::Error> {
+        let request = request.map_err(kube::Error::BuildRequest)?;
+        self.client.request::<Lean<K>>(request).await.map(|lean| lean.0)
     }
 
     /// Writes the difference between two statuses of `object`, fenced by the resourceVersion of
@@ -101,24 +112,23 @@ impl Writer {
     ///
     /// # Errors
     /// `Conflict` when the object changed since it was read.
-    pub async fn patch_status<K: Writable, S: Serialize>(
+    pub async fn patch_status<K: Writable + FromParts, S: Serialize>(
         &self,
         object: &K,
         old: Option<&S>,
         new: &S,
     ) -> Result<Option<K>, Error> {
         let (namespace, name) = place(object);
-        let encode = |source| Error::Encode { kind: K::kind(&()).into_owned(), name: name.clone(), source };
-        let old = old.map(serde_json::to_value).transpose().map_err(encode)?.unwrap_or_else(|| json!({}));
-        let new = serde_json::to_value(new).map_err(encode)?;
+        let failed = |source| encode::<K>(&name, source);
+        let old = old.map(serde_json::to_value).transpose().map_err(failed)?.unwrap_or_else(|| json!({}));
+        let new = serde_json::to_value(new).map_err(failed)?;
         let Some(difference) = merge_patch(&old, &new) else { return Ok(None) };
         let patch = json!({
             "metadata": {"resourceVersion": object.resource_version().unwrap_or_default()},
             "status": difference,
         });
         let params = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
-        self.api::<K>(&namespace)
-            .patch_status(&name, &params, &Patch::Merge(&patch))
+        self.send(path::<K>(&namespace).patch_subresource("status", &name, &params, &Patch::Merge(&patch)))
             .await
             .map(Some)
             .map_err(|e| request::<K>("patch status of", &name, e))
@@ -141,7 +151,12 @@ impl Writer {
             preconditions: Some(Preconditions { uid: Some(uid.into()), resource_version: None }),
             ..DeleteParams::default()
         };
-        match self.api::<K>(namespace).delete(name, &params).await {
+        let deletion = path::<K>(namespace).delete(name, &params).map_err(kube::Error::BuildRequest);
+        let answer = match deletion {
+            Ok(deletion) => self.client.request::<IgnoredAny>(deletion).await,
+            Err(error) => Err(error),
+        };
+        match answer {
             Ok(_) => Ok(true),
             Err(error) => {
                 let error = request::<K>("delete", name, error);
@@ -164,6 +179,15 @@ impl Writer {
             .await
             .map_err(|e| request::<K>("apply", &name, e))
     }
+}
+
+/// Requests to the objects of a kind in a namespace.
+fn path<K: Resource<DynamicType = ()>>(namespace: &str) -> Request {
+    Request::new(K::url_path(&(), Some(namespace)))
+}
+
+fn encode<K: Resource<DynamicType = ()>>(name: &str, source: serde_json::Error) -> Error {
+    Error::Encode { kind: K::kind(&()).into_owned(), name: name.into(), source }
 }
 
 fn place<K: Resource<DynamicType = ()>>(object: &K) -> (String, String) {

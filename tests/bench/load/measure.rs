@@ -155,10 +155,12 @@ struct ResponseStatus {
 /// Write requests of a loop.
 #[derive(Debug, Default, Serialize)]
 pub struct Writes {
-    /// By the operator.
+    /// By the operator, without heartbeats.
     pub operator: u64,
-    /// By everybody, the load generator included.
+    /// By everybody, the load generator included, without heartbeats.
     pub all: u64,
+    /// Of Leases: they come with time, not with Tasks.
+    pub heartbeats: u64,
     /// Answered with 403, 409 or 422, whoever sent them.
     pub rejected: u64,
     /// Of Event objects.
@@ -225,8 +227,10 @@ impl Writes {
         let (resource, subresource) =
             event.object_ref.as_ref().map_or(("", ""), |o| (o.resource.as_str(), o.subresource.as_str()));
         let code = event.response_status.as_ref().map_or(0, |s| s.code);
-        self.all += 1;
-        self.operator += u64::from(agent == "opentiger-operator");
+        let heartbeat = resource == "leases";
+        self.heartbeats += u64::from(heartbeat);
+        self.all += u64::from(!heartbeat);
+        self.operator += u64::from(!heartbeat && agent == "opentiger-operator");
         self.rejected += u64::from(matches!(code, 403 | 409 | 422));
         self.events += u64::from(resource == "events");
         let slash = if subresource.is_empty() { "" } else { "/" };

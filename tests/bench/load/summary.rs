@@ -169,7 +169,9 @@ fn print_runs(runs: &[Value]) {
     println!(
         "share of the machine that went to processes which are no part of this. Where it is not small, rates and"
     );
-    println!("latencies tell little; CPU seconds and writes stand.");
+    println!(
+        "latencies tell little; CPU seconds and writes stand. Writes are without Leases, which come with time."
+    );
 }
 
 fn print_targets(summary: &Value) {

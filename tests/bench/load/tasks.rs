@@ -25,6 +25,8 @@ pub fn task(name: &str) -> Task {
         allowed_paths: vec!["src/**".into(), "tests/**".into()],
         commands: vec!["make test".into()],
         kind: "code".into(),
+        // Tasks of one area exclude each other.
+        target_area: Some(name.into()),
         timebox: GoDuration::from_secs(3600),
         ..TaskSpec::default()
     };
