@@ -11,6 +11,7 @@ use super::postgres::Database;
 use super::record::{Record, is_done};
 use super::tables::tables_equal_the_cluster;
 use super::world::{PATIENCE, World};
+use crate::support::cluster::eventually;
 
 /// For how long the database is away, in seconds.
 const AWAY: &str = "OPENTIGER_TEST_DATABASE_AWAY_SECONDS";
@@ -92,6 +93,12 @@ async fn what_was_deleted_and_recreated_while_the_operator_was_down_converges_af
             (running == 3 && record.status("done").phase == TaskPhase::Done).then(|| record.tasks())
         })
         .await;
+    // What a killed operator has not yet handed over is lost with it; here it has.
+    eventually("the rows of all Tasks are there", async || {
+        let rows: i64 = database.value("SELECT count(*) FROM tasks").await;
+        (rows == 4).then_some(())
+    })
+    .await;
     let run_of = |task: &str| before[task].status.as_ref().map(|s| s.last_run.clone()).unwrap_or_default();
     operator.operator.kill();
     for name in ["gone", "again"] {
