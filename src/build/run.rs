@@ -26,6 +26,7 @@ pub fn build_run(task: &Task, system: &System, pool: &AgentPool, slot: &Slot) ->
     let attempt = status.attempts + 1;
     let (task_name, task_uid) = (task.name_any(), task.uid().unwrap_or_default());
     let name = names::run_name(&task_name, &task_uid, attempt);
+    let effective = status.effective.clone().unwrap_or_default();
     let repository = &system.spec.repository;
     let spec = RunSpec {
         task_ref: TaskRef { name: task_name.clone(), uid: task_uid.clone() },
@@ -36,14 +37,15 @@ pub fn build_run(task: &Task, system: &System, pool: &AgentPool, slot: &Slot) ->
         role: task.spec.role,
         lane: slot.lane.clone(),
         target_areas: slot.target_areas.clone(),
+        review: None,
         inputs: RunInputs {
             title: task.spec.title.clone(),
             goal: task.spec.goal.clone(),
             kind: task.spec.kind.clone(),
             risk_level: task.spec.risk_level,
-            allowed_paths: task.spec.allowed_paths.clone(),
+            allowed_paths: effective.allowed_paths.unwrap_or_else(|| task.spec.allowed_paths.clone()),
             denied_paths: task.spec.denied_paths.clone(),
-            commands: task.spec.commands.clone(),
+            commands: effective.commands.unwrap_or_else(|| task.spec.commands.clone()),
             context: task.spec.context.clone().unwrap_or_default(),
             timebox: task.spec.timebox.clone(),
             previous_failure: status.last_failure.map(|f| f.summary).unwrap_or_default(),

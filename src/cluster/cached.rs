@@ -3,7 +3,7 @@
 use kube::{Resource, ResourceExt};
 
 use super::store::{Cached, Key};
-use crate::crd::{AgentPool, PodFacts, Run, System, Task};
+use crate::crd::{AgentPool, PodFacts, Run, System, Task, labels};
 
 fn key<K: Resource<DynamicType = ()>>(object: &K) -> Key {
     Key::new(object.namespace().unwrap_or_default(), object.name_any())
@@ -27,8 +27,9 @@ impl Cached for Task {
     fn version(&self) -> u64 {
         version(self)
     }
+    /// By the uid of the Task that it carries on or follows up.
     fn index(&self) -> Option<&str> {
-        None
+        self.metadata.labels.as_ref()?.get(labels::PARENT_UID).map(String::as_str)
     }
     /// An ended Task is kept for its name and phase only (dependencies refer to it).
     fn slim(&mut self) {

@@ -7,8 +7,8 @@ use k8s_openapi::api::core::v1::Pod;
 use super::context::Context;
 use super::queue::Action;
 use super::run::until;
+use crate::cluster::write::Created;
 use crate::cluster::{Error, Key};
-use crate::crd::system::Recovery;
 use crate::crd::{PodFacts, Run, Task, TaskStatus};
 use crate::plan::task::{Observed, TaskPlan, plan_task};
 
@@ -28,14 +28,17 @@ async fn step(ctx: &Context, key: &Key, confirmed: bool) -> Result<Action, Error
     let (runs, pods) = observe(ctx, &task);
     let runs: Vec<&Run> = runs.iter().map(AsRef::as_ref).collect();
     let system = ctx.system(&key.namespace);
-    let recovery = system.as_ref().map_or_else(Recovery::default, |s| s.spec.recovery.clone());
+    let settings = system.as_ref().map(|s| s.spec.clone()).unwrap_or_default();
+    let children = ctx.tasks.by_index(task.metadata.uid.as_deref().unwrap_or_default());
+    let children: Vec<&Task> = children.iter().map(AsRef::as_ref).collect();
     let now = ctx.now();
     let observed = Observed {
         task: &task,
         runs: &runs,
         live_pod: pods.iter().any(|p| p.is_live()),
         confirmed,
-        recovery: &recovery,
+        system: &settings,
+        children: &children,
         now,
     };
     match plan_task(&observed) {
@@ -48,16 +51,27 @@ async fn step(ctx: &Context, key: &Key, confirmed: bool) -> Result<Action, Error
             }
             Box::pin(step(ctx, key, true)).await
         }
-        TaskPlan::Write(status) => {
-            let written = ctx.writer.patch_status(task.as_ref(), task.status.as_ref(), &status).await?;
-            if let Some(written) = written {
-                tracing::info!(task = %key, phase = status.phase.word(), "task moved");
-                warn_of(ctx, &task, &status);
-                ctx.tasks.wrote(written);
+        TaskPlan::CreateThenWrite { tasks, status } => {
+            for child in &tasks {
+                // The name is a function of its parent: one that exists is the one that was wanted.
+                if let Created::New(created) = ctx.writer.create(child).await? {
+                    ctx.tasks.wrote(created);
+                }
             }
-            Ok(Action::Await)
+            apply_status(ctx, key, &task, &status).await
         }
+        TaskPlan::Write(status) => apply_status(ctx, key, &task, &status).await,
     }
+}
+
+async fn apply_status(ctx: &Context, key: &Key, task: &Task, status: &TaskStatus) -> Result<Action, Error> {
+    let written = ctx.writer.patch_status(task, task.status.as_ref(), status).await?;
+    if let Some(written) = written {
+        tracing::info!(task = %key, phase = status.phase.word(), "task moved");
+        warn_of(ctx, task, status);
+        ctx.tasks.wrote(written);
+    }
+    Ok(Action::Await)
 }
 
 /// A person should look: a limit is reached, or the cluster was at fault.

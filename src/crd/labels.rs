@@ -19,6 +19,17 @@ pub const LANE: &str = "opentiger.dev/lane";
 pub const ATTEMPT: &str = "opentiger.dev/attempt";
 /// Purpose of the Run in lower case.
 pub const PURPOSE: &str = "opentiger.dev/purpose";
+/// Name of the Task that a Task of ours carries on or follows up.
+pub const PARENT: &str = "opentiger.dev/parent";
+/// Uid of that Task.
+pub const PARENT_UID: &str = "opentiger.dev/parent-uid";
+/// Who made a Task that no person applied: `rework`, `judge`, `planner`, `api`. Only Tasks with this
+/// label are pruned.
+pub const CREATED_BY: &str = "opentiger.dev/created-by";
+/// Why a Task of ours was made, e.g. `rework`, `autofix`, `autofix_conflict`, `recreate`, `docser`.
+pub const ORIGIN: &str = "opentiger.dev/origin";
+/// Number of rework splits between a Task and its first ancestor.
+pub const REWORK_DEPTH: &str = "opentiger.dev/rework-depth";
 /// Leadership term under which the object was created; checked by the admission policy.
 pub const TERM: &str = "opentiger.dev/term";
 /// `app.kubernetes.io/managed-by`.

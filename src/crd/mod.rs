@@ -5,6 +5,7 @@
 
 pub mod condition;
 pub mod duration;
+pub mod judge;
 pub mod labels;
 pub mod names;
 pub mod pod;
@@ -18,6 +19,7 @@ pub mod words;
 
 pub use condition::{Condition, set_condition};
 pub use duration::GoDuration;
+pub use judge::{JudgeSettings, JudgeStatus};
 pub use pod::{ContainerFacts, ContainerState, PodFacts, PodPhase, Terminated};
 pub use pool::{AgentPool, AgentPoolSpec, AgentPoolStatus, Executor, ExecutorType, Role};
 pub use run::{FailureClass, Logs, Purpose, Run, RunPhase, RunSpec, RunStatus, TokenUsage};

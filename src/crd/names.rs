@@ -21,6 +21,16 @@ pub fn run_name(task: &str, task_uid: &str, attempt: i32) -> String {
     format!("{task}-{}-r{attempt}", uid_hash(task_uid))
 }
 
+/// Name of the `version`th review of an Execute Run: `<run>-j<version>`.
+pub fn judge_run_name(run: &str, version: i32) -> String {
+    format!("{run}-j{version}")
+}
+
+/// Name of the `version`th merge attempt of an Execute Run: `<run>-m<version>`.
+pub fn merge_run_name(run: &str, version: i32) -> String {
+    format!("{run}-m{version}")
+}
+
 /// Name of slot `index` (from 1) of a pool.
 pub fn agent_name(pool: &str, index: u32) -> String {
     format!("{pool}-{index}")

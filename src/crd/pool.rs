@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Toleration;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -18,11 +19,15 @@ pub enum Role {
     Worker,
     Tester,
     Docser,
+    /// Reviews and merges what the others have pushed.
+    Judge,
+    /// Turns a requirement into Tasks.
+    Planner,
 }
 
 impl Role {
     /// Every role.
-    pub const ALL: [Self; 3] = [Self::Worker, Self::Tester, Self::Docser];
+    pub const ALL: [Self; 5] = [Self::Worker, Self::Tester, Self::Docser, Self::Judge, Self::Planner];
 
     /// The CamelCase word.
     pub fn word(self) -> &'static str {
@@ -30,6 +35,8 @@ impl Role {
             Self::Worker => "Worker",
             Self::Tester => "Tester",
             Self::Docser => "Docser",
+            Self::Judge => "Judge",
+            Self::Planner => "Planner",
         }
     }
 }
@@ -258,6 +265,36 @@ pub enum MockOutcome {
     Garbage,
 }
 
+/// Why an agent takes no Runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum AgentHoldReason {
+    /// It crashed and waits before it takes the next Run.
+    #[default]
+    Restarting,
+    /// It crashed more often than `autoRestart.maxAttempts` allows; an Operation of type Start frees it.
+    Exhausted,
+}
+
+/// An agent that takes no Runs at present, or has crashed lately.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AgentHold {
+    /// Slot, e.g. `worker-3`.
+    #[schemars(length(max = 63))]
+    pub name: String,
+    pub reason: AgentHoldReason,
+    /// When it takes Runs again; absent: when somebody starts it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub until: Option<Timestamp>,
+    /// Crashes in the present window.
+    pub restarts: i32,
+    /// Beginning of the window.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub window_start: Option<Timestamp>,
+}
+
 /// What people read. Written by the pool controller only.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
@@ -270,6 +307,10 @@ pub struct AgentPoolStatus {
     pub selector: String,
     /// Slots that hold a Run or a Pod.
     pub busy: i32,
+    /// Agents that take no Runs at present; all others do.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 1000))]
+    pub held: Vec<AgentHold>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     pub conditions: Vec<Condition>,

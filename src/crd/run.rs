@@ -38,6 +38,12 @@ pub enum Purpose {
     /// Carry out the Task.
     #[default]
     Execute,
+    /// Review what an Execute Run has pushed.
+    Judge,
+    /// Merge what a Judge Run has approved.
+    Merge,
+    /// Turn a requirement into Tasks.
+    Plan,
 }
 
 impl Purpose {
@@ -45,6 +51,9 @@ impl Purpose {
     pub fn word(self) -> &'static str {
         match self {
             Self::Execute => "Execute",
+            Self::Judge => "Judge",
+            Self::Merge => "Merge",
+            Self::Plan => "Plan",
         }
     }
 }
@@ -96,10 +105,79 @@ pub struct RunSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 20), inner(length(max = 300)))]
     pub target_areas: Vec<String>,
+    /// For purposes Judge and Merge: what is reviewed or merged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub review: Option<ReviewTarget>,
     pub inputs: RunInputs,
     pub repository: RunRepository,
     pub template: RunTemplate,
     pub limits: RunLimits,
+}
+
+/// What a Judge or Merge Run looks at. Together with `policyVersion` it is the key of one verdict
+/// (invariant S28).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ReviewTarget {
+    /// Execute Run whose result is reviewed.
+    #[schemars(length(max = 80))]
+    pub run: String,
+    #[schemars(length(max = 64))]
+    pub run_uid: String,
+    #[schemars(length(max = 320))]
+    pub branch: String,
+    /// The commit; a branch that has moved since is not covered.
+    #[schemars(length(max = 64))]
+    pub head_commit: String,
+    /// Hash of the rules that the verdict was made by.
+    #[schemars(length(max = 64))]
+    pub policy_version: String,
+    /// Ordinal of the review (or merge) of this Execute Run, from 1; part of the Run's name.
+    #[schemars(range(min = 1))]
+    pub version: i32,
+}
+
+/// What a review says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum ReviewVerdict {
+    #[default]
+    Approve,
+    RequestChanges,
+}
+
+/// Which rule decided a review.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum ReviewSource {
+    /// Path and size policy.
+    Policy,
+    /// Results of continuous integration.
+    Ci,
+    /// The reviewing model or command.
+    #[default]
+    Agent,
+}
+
+/// The result of a Judge Run.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ReviewResult {
+    pub verdict: ReviewVerdict,
+    /// What decided it.
+    pub source: ReviewSource,
+    /// How sure the reviewer is, in percent.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 100))]
+    pub confidence: i32,
+    /// Computed risk of the change, recorded only.
+    #[serde(default)]
+    pub risk: RiskLevel,
+    /// Findings, the gravest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8), inner(length(max = 200)))]
+    pub findings: Vec<String>,
+    /// Changed files that are no documentation.
+    #[serde(default)]
+    pub code_files: i64,
 }
 
 /// The Task's spec as it was at admission.
@@ -291,6 +369,9 @@ pub struct RunStatus {
     /// Changed files.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub changed_files: Option<i64>,
+    /// For purpose Judge: the verdict.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub review: Option<ReviewResult>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tokens: Option<TokenUsage>,
     /// For quota failures: when the provider's limit resets.

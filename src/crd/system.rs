@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::run::SecretRef;
-use super::{Condition, GoDuration};
+use super::{Condition, GoDuration, judge::JudgeSettings};
 
 /// Name of the one System of a namespace.
 pub const NAME: &str = "default";
@@ -49,6 +49,9 @@ pub struct SystemSpec {
     pub recovery: Recovery,
     #[serde(default)]
     pub self_heal: SelfHeal,
+    /// Review and merge of what agents push.
+    #[serde(default)]
+    pub judge: JudgeSettings,
 }
 
 /// Whether Runs may start.
@@ -253,6 +256,10 @@ pub struct Hatch {
 #[serde(rename_all = "camelCase", default)]
 pub struct SystemStatus {
     pub hatch: Hatch,
+    /// Components and agents that an Operation has stopped, e.g. `dispatcher` or `worker-3`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 1100), inner(length(max = 63)))]
+    pub stopped: Vec<String>,
     /// Leadership term: raised by each new leader; creates of an older term are refused.
     pub term: i64,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -261,12 +268,35 @@ pub struct SystemStatus {
     pub observed_generation: i64,
 }
 
+/// Condition types of a System.
+pub mod condition {
+    /// True while Runs are started.
+    pub const READY: &str = "Ready";
+    /// True while a token budget is used up: nothing new is started.
+    pub const BUDGET_EXCEEDED: &str = "BudgetExceeded";
+}
+
+/// Names of the components that can be stopped and started besides agents.
+pub mod component {
+    pub const DISPATCHER: &str = "dispatcher";
+    pub const CYCLE_MANAGER: &str = "cycle-manager";
+    pub const JUDGE: &str = "judge";
+    pub const PLANNER: &str = "planner";
+    /// All of them.
+    pub const ALL: [&str; 4] = [DISPATCHER, CYCLE_MANAGER, JUDGE, PLANNER];
+}
+
 impl System {
     /// Whether a Run or a Pod may be started now: the spec does not lock and the status is armed.
     /// Absent status counts as disarmed (invariant S12).
     pub fn is_armed(&self) -> bool {
         self.spec.runtime_hatch != RuntimeHatch::Disarmed
             && self.status.as_ref().is_some_and(|s| s.hatch.state == HatchState::Armed)
+    }
+
+    /// Whether an Operation has stopped the component or agent `name`.
+    pub fn is_stopped(&self, name: &str) -> bool {
+        self.status.as_ref().is_some_and(|s| s.stopped.iter().any(|stopped| stopped == name))
     }
 
     /// The leadership term in force.

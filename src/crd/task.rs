@@ -5,7 +5,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Condition, GoDuration, pool::Role};
+use super::{Condition, GoDuration, judge::JudgeStatus, pool::Role};
 
 /// Default of `spec.timebox`.
 pub const DEFAULT_TIMEBOX_SECS: u64 = 3600;
@@ -41,6 +41,7 @@ pub const MAX_TRANSITIONS: usize = 20;
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(name = "Role", type_ = "string", json_path = ".spec.role", priority = 1),
     printcolumn(name = "Area", type_ = "string", json_path = ".status.effective.targetArea", priority = 1),
+    printcolumn(name = "Parent", type_ = "string", json_path = ".metadata.labels.opentiger\\.dev/parent", priority = 1),
     printcolumn(name = "Next", type_ = "string", json_path = ".status.next.detail", priority = 1)
 )]
 #[serde(rename_all = "camelCase")]
@@ -263,6 +264,14 @@ pub struct Effective {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 300))]
     pub target_area: Option<String>,
+    /// In place of `spec.allowedPaths`, once recovery has widened them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 400), inner(length(max = 512)))]
+    pub allowed_paths: Option<Vec<String>>,
+    /// In place of `spec.commands`, once recovery has adjusted them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 50), inner(length(max = 1024)))]
+    pub commands: Option<Vec<String>>,
 }
 
 /// One change of phase. `sequence` counts from 1 and never repeats in the life of a Task.
@@ -357,6 +366,14 @@ pub struct TaskStatus {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 100))]
     pub resolved_dependencies: Vec<ResolvedDependency>,
+    /// Name of the Task that carries this one's work on, when it was cancelled for it; who depends on
+    /// this Task waits for that one.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 63))]
+    pub superseded_by: String,
+    /// Review and merge of the last successful Run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub judge: Option<JudgeStatus>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     pub conditions: Vec<Condition>,

@@ -5,7 +5,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::run::{RunSpec, TokenUsage};
+use super::run::{ReviewResult, RunSpec, TokenUsage};
 
 /// Version of [`Inputs`] and [`ContainerResult`].
 pub const SCHEMA_VERSION: u32 = 1;
@@ -101,6 +101,9 @@ pub struct ContainerResult {
     pub head: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub changed_files: Option<i64>,
+    /// For purpose Judge: the verdict.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub review: Option<ReviewResult>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokens: Option<TokenUsage>,
     /// When the provider's limit resets.
@@ -119,6 +122,7 @@ impl ContainerResult {
             branch: None,
             head: None,
             changed_files: None,
+            review: None,
             tokens: None,
             retry_at: None,
         }

@@ -19,7 +19,7 @@ const RESEARCH: &str = "research";
 pub fn default_lane(role: Role) -> &'static str {
     match role {
         Role::Docser => DOCSER,
-        Role::Worker | Role::Tester => FEATURE,
+        Role::Worker | Role::Tester | Role::Judge | Role::Planner => FEATURE,
     }
 }
 

@@ -7,6 +7,7 @@ pub mod command;
 pub mod dispatch;
 #[cfg(test)]
 pub mod fixtures;
+pub mod judge;
 pub mod lanes;
 pub mod policy;
 pub mod priority;
@@ -15,6 +16,4 @@ pub mod run;
 #[cfg(test)]
 mod run_tests;
 pub mod task;
-#[cfg(test)]
-mod task_tests;
 pub mod verdict;

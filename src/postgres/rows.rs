@@ -337,7 +337,7 @@ fn retry_count(retries: Retries) -> i32 {
 fn default_lane(role: Role) -> &'static str {
     match role {
         Role::Docser => "docser",
-        Role::Worker | Role::Tester => "feature",
+        Role::Worker | Role::Tester | Role::Judge | Role::Planner => "feature",
     }
 }
 

@@ -35,6 +35,8 @@ pub fn is_acceptable(inputs: &RunInputs, role: Role) -> bool {
     match role {
         Role::Worker => words,
         Role::Tester => words || only_verifies(&inputs.commands),
+        // What they do is never a change of files.
+        Role::Judge | Role::Planner => true,
         Role::Docser => words || only_verifies(&inputs.commands) || has_no_doc_gap(&inputs.context.notes),
     }
 }

@@ -343,7 +343,7 @@ async fn verified(
     let task = &inputs.spec.inputs;
     let commands = match inputs.spec.role {
         Role::Docser => docser(&task.commands),
-        Role::Worker | Role::Tester => task.commands.clone(),
+        Role::Worker | Role::Tester | Role::Judge | Role::Planner => task.commands.clone(),
     };
     let verification = Verification {
         commands: &commands,

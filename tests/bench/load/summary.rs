@@ -35,6 +35,7 @@ pub fn write(args: &SummaryArgs) -> anyhow::Result<()> {
     fs::write(&args.out, format!("{summary:#}\n")).context("failed to write the summary")?;
     print_runs(&runs);
     print_targets(&summary);
+    print_cpu_ratio(&runs);
     Ok(())
 }
 
@@ -53,7 +54,8 @@ fn flag(value: &Value, pointer: &str) -> bool {
 
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(0.0)
+    let at = |i: usize| values.get(i).copied().unwrap_or(0.0);
+    f64::midpoint(at(values.len().saturating_sub(1) / 2), at(values.len() / 2))
 }
 
 /// The closed loops of this kind without the mirror.
@@ -171,6 +173,17 @@ fn print_runs(runs: &[Value]) {
     );
     println!(
         "latencies tell little; CPU seconds and writes stand. Writes are without Leases, which come with time."
+    );
+}
+
+/// What a Task costs beside the floor in CPU time, the client that does its work there included: unlike
+/// rates it bears up when others use the machine.
+fn print_cpu_ratio(runs: &[Value]) {
+    let total = |kind: &str| of_all(&closed(runs, kind), |r| cpu(r, "all") + cpu(r, "load"));
+    let (tasks, floor) = (total("tasks"), total("floor"));
+    println!(
+        "CPU time of everybody per 1,000: Tasks {tasks:.1} s, floor {floor:.1} s; floor over Tasks {:.2}.",
+        floor / tasks
     );
 }
 

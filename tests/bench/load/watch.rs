@@ -102,9 +102,9 @@ impl Watch {
             }
             board.waiting.insert(name.to_string(), wake.clone());
         }
-        tokio::time::timeout(WITHIN, wake.notified())
-            .await
-            .with_context(|| format!("{name} did not end in time"))?;
+        tokio::time::timeout(WITHIN, wake.notified()).await.with_context(|| {
+            format!("{name} did not end in time, its phase is '{}'", self.seen(name).phase)
+        })?;
         Ok(self.seen(name))
     }
 

@@ -11,7 +11,15 @@ use crate::crd::task::condition;
 use crate::crd::*;
 
 fn decide(task: &Task, runs: &[&Run], live_pod: bool, now: Timestamp) -> TaskPlan {
-    plan_task(&Observed { task, runs, live_pod, confirmed: true, recovery: &Recovery::default(), now })
+    plan_task(&Observed {
+        task,
+        runs,
+        live_pod,
+        confirmed: true,
+        system: &SystemSpec::default(),
+        children: &[],
+        now,
+    })
 }
 
 fn write(plan: TaskPlan) -> TaskStatus {
@@ -109,12 +117,14 @@ fn dispatch_retry_delay_is_the_floor_of_the_one_clock() {
     let (task, mut run) = running("a");
     end(&mut run, RunPhase::Failed, "execution_failed", Some(FailureClass::Model), "boom");
     let recovery = Recovery { dispatch_retry_delay: Some(GoDuration("5m".into())), ..Recovery::default() };
+    let system = SystemSpec { recovery, ..SystemSpec::default() };
     let observed = Observed {
         task: &task,
         runs: &[&run],
         live_pod: false,
         confirmed: true,
-        recovery: &recovery,
+        system: &system,
+        children: &[],
         now: at(21),
     };
     assert_eq!(write(plan_task(&observed)).retry_at, Some(at(320)));
@@ -247,13 +257,14 @@ fn a_deleted_run_is_an_infra_fault_once_its_pod_is_gone() {
 #[test]
 fn absence_in_the_cache_is_confirmed_before_it_counts() {
     let (task, run) = running("a");
-    let recovery = Recovery::default();
+    let system = SystemSpec::default();
     let observed = Observed {
         task: &task,
         runs: &[],
         live_pod: false,
         confirmed: false,
-        recovery: &recovery,
+        system: &system,
+        children: &[],
         now: at(6),
     };
     assert_eq!(plan_task(&observed), TaskPlan::Confirm { run: run.name_any() });
