@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use kube::ResourceExt;
 
-use super::*;
+use super::{INFRA_CAP, Observed, TaskPlan, admitted, plan_task};
 use crate::crd::condition::is_true;
 use crate::crd::system::Recovery;
 use crate::crd::task::condition;
