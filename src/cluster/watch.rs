@@ -3,7 +3,6 @@
 
 use std::fmt::Debug;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::StreamExt;
 use kube::api::Api;
@@ -75,8 +74,11 @@ pub async fn run<K, C>(
                 metrics.watch_error(&kind);
                 tracing::warn!(kind, error = %error, "watch failed, will retry");
             }
-            // The watcher's stream has no end; if it had one, ours starts over.
-            None => tokio::time::sleep(Duration::from_secs(1)).await,
+            None => {
+                tracing::error!(kind, "the watch has ended, starting afresh");
+                stop.cancel();
+                return;
+            }
         }
     }
 }

@@ -209,7 +209,9 @@ pub struct CommandExecutor {
     pub argv: Vec<String>,
 }
 
-/// A scripted outcome.
+/// A scripted outcome. A line `mock: Crash; Fail test_failure; Quota 20s; Succeed docs/a.txt` in a Task's
+/// `context.notes` takes its place: the n-th attempt plays the n-th outcome, later ones the last
+/// (`mock-review:` for the reviews of that Task).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct MockExecutor {

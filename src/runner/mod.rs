@@ -9,6 +9,7 @@ pub mod execute;
 pub mod git;
 pub mod publish;
 pub mod report;
+pub mod script;
 pub mod verify;
 pub mod walker;
 
@@ -25,14 +26,14 @@ pub enum InputsError {
     Version(u32),
 }
 
-/// Reads the input document of a Run's Pod.
+/// Reads the input document of a Run's Pod, with the Task's script for the mock executor applied.
 ///
 /// # Errors
 /// When it is not one, or of another version.
 pub fn parse_inputs(text: &str) -> Result<Inputs, InputsError> {
     let inputs: Inputs = serde_json::from_str(text).map_err(InputsError::Invalid)?;
     if inputs.schema_version == SCHEMA_VERSION {
-        Ok(inputs)
+        Ok(script::applied(inputs))
     } else {
         Err(InputsError::Version(inputs.schema_version))
     }

@@ -15,7 +15,7 @@ use crate::support::cluster::eventually;
 
 /// For how long the database is away, in seconds.
 const AWAY: &str = "OPENTIGER_TEST_DATABASE_AWAY_SECONDS";
-const AWAY_BY_DEFAULT: u64 = 20;
+const AWAY_BY_DEFAULT: u64 = 60;
 /// For how long the pace is measured before.
 const BEFORE: Duration = Duration::from_secs(8);
 /// Least pace without the database, as a part of the pace with it.

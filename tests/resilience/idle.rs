@@ -36,8 +36,8 @@ async fn while_nothing_happens_nothing_is_written_but_the_lease() {
             (settled && told("waiting") && told("no-pool")).then_some(())
         })
         .await;
-    // Status of pools and System follows at most a second later.
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    // The occupancy of pools is the last that follows.
+    tokio::time::sleep(opentiger::controller::pool::WRITE_EVERY + Duration::from_secs(2)).await;
     let (quiet, versions) = (Instant::now(), world.record.history().len());
     tokio::time::sleep(QUIET).await;
     let writes: Vec<Write> = member.proxy.writes().into_iter().filter(|w| w.sent > quiet).collect();

@@ -3,12 +3,12 @@
 use jiff::Timestamp;
 use kube::ResourceExt;
 
-use super::fixtures::*;
-use super::task::*;
+use super::{INFRA_CAP, Observed, TaskPlan, admitted, plan_task};
 use crate::crd::condition::is_true;
 use crate::crd::system::Recovery;
 use crate::crd::task::condition;
 use crate::crd::*;
+use crate::plan::fixtures::*;
 
 fn decide(task: &Task, runs: &[&Run], live_pod: bool, now: Timestamp) -> TaskPlan {
     plan_task(&Observed {
