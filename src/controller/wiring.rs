@@ -12,7 +12,7 @@ use super::mirror::{Kind, Mirror, Mirrored};
 use super::pool::WRITE_EVERY;
 use super::queue::WorkQueue;
 use crate::cluster::{Cached, Change, Key, Store};
-use crate::crd::{AgentPool, PodFacts, Run, System, Task, system};
+use crate::crd::{AgentPool, PodFacts, Run, System, Task, labels, system};
 use crate::metrics::Metrics;
 use crate::plan::dispatch::{Holder, HolderId};
 
@@ -61,10 +61,12 @@ impl Wiring {
         }
     }
 
-    /// A Task wakes its own controller, the Run it names, and the dispatcher.
+    /// A Task wakes its own controller, that of its parent, the Run it names, and the dispatcher.
     pub fn connect_tasks(self: &Arc<Self>, store: &mut Store<Task>, runs: Arc<Store<Run>>) {
         let wiring = self.clone();
         store.on_change(move |change| {
+            let (Change::Applied(task) | Change::Deleted(task)) = change;
+            wiring.wake_parent(task);
             match change {
                 Change::Applied(task) => wiring.task_applied(task),
                 Change::Deleted(task) => {
@@ -78,6 +80,14 @@ impl Wiring {
             }
             wiring.mirror(map(change, Mirrored::Task));
         });
+    }
+
+    /// Who waits for what becomes of a Task that carries it on. A parent that has ended absorbs it.
+    fn wake_parent(&self, task: &Task) {
+        let labels = task.metadata.labels.as_ref();
+        if let Some(parent) = labels.and_then(|own| own.get(labels::PARENT)) {
+            self.queues.tasks.add(Key::new(&Cached::key(task).namespace, parent));
+        }
     }
 
     fn task_applied(&self, task: &Arc<Task>) {
