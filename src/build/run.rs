@@ -6,7 +6,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::ResourceExt;
 use kube::api::ObjectMeta;
 
-use crate::crd::run::{RunInputs, RunLimits, RunRepository, RunTemplate, TaskRef};
+use crate::crd::pool::Role;
+use crate::crd::run::{ReviewTarget, RunInputs, RunLimits, RunRepository, RunTemplate, TaskRef};
 use crate::crd::{AgentPool, Purpose, Run, RunSpec, System, Task, labels, names, words};
 
 /// The slot an admission gives, and the bounds it was given under.
@@ -26,12 +27,12 @@ pub fn build_run(task: &Task, system: &System, pool: &AgentPool, slot: &Slot) ->
     let attempt = status.attempts + 1;
     let (task_name, task_uid) = (task.name_any(), task.uid().unwrap_or_default());
     let name = names::run_name(&task_name, &task_uid, attempt);
-    let effective = status.effective.clone().unwrap_or_default();
+    let effective = task.effective();
     let repository = &system.spec.repository;
     let spec = RunSpec {
         task_ref: TaskRef { name: task_name.clone(), uid: task_uid.clone() },
         attempt,
-        purpose: Purpose::Execute,
+        purpose: task.purpose(),
         pool: pool.name_any(),
         agent: slot.agent.clone(),
         role: task.spec.role,
@@ -90,6 +91,43 @@ pub fn build_run(task: &Task, system: &System, pool: &AgentPool, slot: &Slot) ->
         spec,
         status: None,
     }
+}
+
+/// Builds the next Judge or Merge Run of the Task's `status.judge`: `purpose` says which, and any other
+/// counts as Judge. Name and content are functions of the arguments only, as in [`build_run`].
+pub fn build_review_run(
+    task: &Task,
+    system: &System,
+    pool: &AgentPool,
+    slot: &Slot,
+    purpose: Purpose,
+) -> Run {
+    let status = task.status.clone().unwrap_or_default();
+    let judge = status.judge.unwrap_or_default();
+    let (purpose, version, name) = match purpose {
+        Purpose::Merge => {
+            (Purpose::Merge, judge.merges + 1, names::merge_run_name(&judge.run, judge.merges + 1))
+        }
+        Purpose::Judge | Purpose::Execute | Purpose::Plan => {
+            (Purpose::Judge, judge.reviews + 1, names::judge_run_name(&judge.run, judge.reviews + 1))
+        }
+    };
+    let mut run = build_run(task, system, pool, slot);
+    run.spec.attempt = status.attempts.max(1);
+    run.spec.purpose = purpose;
+    run.spec.role = Role::Judge;
+    run.spec.repository.branch.clone_from(&judge.branch);
+    run.spec.review = Some(ReviewTarget {
+        run: judge.run,
+        run_uid: judge.run_uid,
+        branch: judge.branch,
+        head_commit: judge.head_commit,
+        policy_version: judge.policy_version,
+        version,
+    });
+    run.metadata.name = Some(name);
+    run.metadata.labels = Some(run_labels(&run.spec, slot.term));
+    run
 }
 
 /// Labels of a Run, and of its Pod with the Run's name added.

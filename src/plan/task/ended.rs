@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::status::{enter, finish, first_line, generation, mark, wait_until};
+use super::status::{enter, finish, first_line, mark, observe_spec, wait_until};
 use super::waiting::{cancelled, requeue};
 use super::{Observed, TaskPlan};
 use crate::crd::task::{LastFailure, condition};
@@ -30,7 +30,7 @@ pub(in crate::plan) fn ended(o: &Observed, run: &Run, mut status: TaskStatus) ->
     let verdict = run.status.clone().unwrap_or_default();
     let name = std::mem::take(&mut status.current_run);
     status.agent = String::new();
-    status.observed_generation = generation(o.task);
+    observe_spec(&mut status, o.task);
     if o.task.spec.cancel {
         return TaskPlan::Write(Box::new(cancelled(o, status, &name)));
     }
@@ -230,7 +230,7 @@ pub(in crate::plan) fn infra(
 pub(in crate::plan) fn vanished(o: &Observed, mut status: TaskStatus) -> TaskStatus {
     let name = std::mem::take(&mut status.current_run);
     status.agent = String::new();
-    status.observed_generation = generation(o.task);
+    observe_spec(&mut status, o.task);
     if o.task.spec.cancel {
         return cancelled(o, status, &name);
     }

@@ -1,6 +1,6 @@
 //! A Task waits: until a moment, for an edit, or to be cancelled.
 
-use super::status::{enter, finish, generation, mark, mark_false, watch};
+use super::status::{enter, finish, generation, mark, mark_false, observe_spec, watch};
 use super::{Observed, TaskPlan};
 use crate::crd::task::condition;
 use crate::crd::{BlockReason, TaskPhase, TaskStatus};
@@ -29,7 +29,7 @@ pub(in crate::plan) fn waiting(o: &Observed, status: TaskStatus) -> TaskPlan {
     if generation(o.task) > status.observed_generation {
         let run = status.last_run.clone();
         let mut next = requeue(o, status, &run, "spec_edited", "the spec was edited");
-        next.observed_generation = generation(o.task);
+        observe_spec(&mut next, o.task);
         return TaskPlan::Write(Box::new(next));
     }
     TaskPlan::Wait { until: None }
