@@ -7,10 +7,10 @@
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use opentiger::crd::TaskPhase;
 use opentiger::crd::pool::Role;
 use opentiger::crd::run::FailureClass;
 use opentiger::crd::task::RiskLevel;
+use opentiger::crd::{Purpose, TaskPhase};
 use opentiger::plan::dispatch::{Holder, HolderId, LaneFacts, PoolFacts, Queue, SystemFacts, TaskFacts};
 use opentiger::plan::{area, classify, lanes, priority, quota};
 use serde_json::{Value, json};
@@ -219,6 +219,7 @@ fn queued(name: &str) -> TaskFacts {
         name: name.to_owned(),
         phase: TaskPhase::Queued,
         cancel: false,
+        purpose: Purpose::Execute,
         role: Role::Worker,
         lane: String::new(),
         kind: "code".to_owned(),
@@ -227,6 +228,7 @@ fn queued(name: &str) -> TaskFacts {
         not_before: None,
         dependencies: vec![],
         resolved: vec![],
+        superseded_by: None,
         attempts: 0,
         created_at: now(),
     }
@@ -236,7 +238,7 @@ fn queued(name: &str) -> TaskFacts {
 fn queue_with(running: &[(String, String, Vec<String>)], slots: &Value, lanes: Vec<LaneFacts>) -> Queue {
     let mut queue = Queue::new();
     for (name, role) in [("worker", Role::Worker), ("tester", Role::Tester), ("docser", Role::Docser)] {
-        queue.upsert_pool(PoolFacts { name: name.to_owned(), role, replicas: 1000, suspended: false });
+        queue.upsert_pool(PoolFacts { name: name.to_owned(), role, replicas: 1000, ..PoolFacts::default() });
     }
     for (task, lane, areas) in running {
         let holder = Holder {
@@ -245,13 +247,14 @@ fn queue_with(running: &[(String, String, Vec<String>)], slots: &Value, lanes: V
             agent: format!("worker-{task}"),
             lane: lane.clone(),
             areas: areas.clone(),
+            ..Holder::default()
         };
         queue.occupy(HolderId::Run(task.clone()), holder);
     }
     // Free slots of the original count everything that runs; -1 is unlimited.
     let free = slots.as_i64().and_then(|slots| usize::try_from(slots).ok());
     let max_concurrent = free.map(|free| u32::try_from(free + running.len()).expect("in range"));
-    queue.set_system(Some(SystemFacts { armed: true, max_concurrent, lanes }));
+    queue.set_system(Some(SystemFacts { armed: true, max_concurrent, lanes, ..SystemFacts::default() }));
     queue
 }
 

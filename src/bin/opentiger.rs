@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use opentiger::config::OperatorConfig;
-use opentiger::controller::{probes, run_operator};
+use opentiger::controller::{self, probes, run_operator};
 use opentiger::http_api::{self, ApiConfig};
 use opentiger::metrics::Metrics;
 use opentiger::postgres::{self, DatabaseConfig};
@@ -33,6 +33,17 @@ enum Command {
     Migrate(MigrateConfig),
     /// Print the CustomResourceDefinitions as YAML.
     Crds,
+    /// Say why a Task does not move, step by step, from the objects of its namespace.
+    Why(WhyArgs),
+}
+
+#[derive(Args)]
+struct WhyArgs {
+    /// `task/NAME` or `NAME`.
+    task: String,
+    /// Namespace of the Task; by default that of the kubeconfig.
+    #[arg(long, short)]
+    namespace: Option<String>,
 }
 
 #[derive(Args)]
@@ -76,6 +87,7 @@ fn main() -> anyhow::Result<()> {
             Ok(())
         }
         Command::Migrate(config) => runtime()?.block_on(migrate(config)),
+        Command::Why(args) => runtime()?.block_on(why(args)),
         Command::Crds => {
             for crd in opentiger::crd::schema::all()? {
                 println!("---\n{}", serde_saphyr::to_string(&crd)?.trim_end());
@@ -137,6 +149,15 @@ async fn api(args: ApiArgs) -> anyhow::Result<()> {
         now: jiff::Timestamp::now,
     };
     http_api::serve(config, shutdown).await.context("failed to serve the API")
+}
+
+async fn why(args: WhyArgs) -> anyhow::Result<()> {
+    let client = kubernetes(concat!("opentiger-why/", env!("CARGO_PKG_VERSION")))
+        .await
+        .context("failed to find a Kubernetes cluster")?;
+    let namespace = args.namespace.unwrap_or_else(|| client.default_namespace().to_owned());
+    print!("{}", controller::why::why(&client, &namespace, &args.task, jiff::Timestamp::now).await?);
+    Ok(())
 }
 
 /// A client of the cluster at hand that names itself in the audit log of the API server.

@@ -3,6 +3,7 @@
 use kube::{Resource, ResourceExt};
 
 use super::store::{Cached, Key};
+use crate::crd::run::RunTemplate;
 use crate::crd::{AgentPool, PodFacts, Run, System, Task, labels};
 
 fn key<K: Resource<DynamicType = ()>>(object: &K) -> Key {
@@ -62,12 +63,14 @@ impl Cached for Run {
     fn index(&self) -> Option<&str> {
         Some(&self.spec.task_ref.uid)
     }
-    /// An ended Run no longer needs the inputs and the template of its Pod.
+    /// An ended Run no longer needs the inputs and the template of its Pod, but for the credential:
+    /// what it found out about that one's limit holds for all.
     fn slim(&mut self) {
         self.metadata.managed_fields = None;
         if self.status.as_ref().is_some_and(|s| s.phase.is_terminal()) {
             self.spec.inputs = Default::default();
-            self.spec.template = Default::default();
+            let credentials_secret_ref = self.spec.template.credentials_secret_ref.take();
+            self.spec.template = RunTemplate { credentials_secret_ref, ..Default::default() };
             self.metadata.annotations = None;
         }
     }

@@ -1,8 +1,8 @@
 //! Dispatcher: the one place where a limit that spans objects is decided (conventions, rule 10).
 //!
 //! One serial loop per namespace feeds `plan::dispatch::Queue` with what the stores accept, and
-//! carries out its plan: create the Run (the name is the claim), then mark the Task Running. It also
-//! says on each long-waiting Task why it waits.
+//! carries out its plan: create the Run (the name is the claim) of whatever purpose, then mark the Task
+//! with it. It also says on each long-waiting Task why it waits.
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,11 +18,11 @@ use super::context::Context;
 use super::facts::{self, Fact};
 use super::queue::WorkQueue;
 use super::run::until;
-use crate::build::run::{Slot, build_run};
+use crate::build::run::{Slot, build_review_run, build_run};
 use crate::cluster::write::Created;
 use crate::cluster::{Cached, Error, Key};
 use crate::crd::task::{ResolvedDependency, condition};
-use crate::crd::{NextKind, Run, Task, TaskPhase, TaskStatus, set_condition};
+use crate::crd::{NextKind, Purpose, Run, Task, TaskStatus, set_condition};
 use crate::plan::dispatch::{Admission, HolderId, Queue, Wait, Waiting};
 use crate::plan::task::admitted;
 
@@ -180,7 +180,7 @@ impl Dispatcher {
         match fact {
             Fact::Task(task) => {
                 self.names.insert(task.uid.clone(), task.name.clone());
-                if task.phase != TaskPhase::Queued {
+                if !task.is_candidate() {
                     self.waits.clear(&task.uid);
                 }
                 self.queue.upsert_task(task);
@@ -195,6 +195,8 @@ impl Dispatcher {
             Fact::PoolGone(name) => self.queue.remove_pool(&name),
             Fact::Occupy(holder, facts) => self.queue.occupy(holder, facts),
             Fact::Release(holder) => self.queue.release(&holder),
+            Fact::Ended(run, ended) => self.queue.run_ended(&run, ended),
+            Fact::RunGone(run) => self.queue.forget_run(&run),
         }
     }
 
@@ -209,7 +211,7 @@ impl Dispatcher {
             let plan = self.queue.plan(now);
             wake_at = plan.wake_at;
             for waiting in plan.waits {
-                if waiting.wait.next_kind() == NextKind::Time {
+                if matches!(waiting.wait, Wait::RetryAt(_)) {
                     // The task controller has said until when, and why.
                     self.waits.clear(&waiting.task_uid);
                 } else {
@@ -306,11 +308,8 @@ impl Dispatcher {
     fn with_reason(&self, uid: &str, wait: &Wait, now: Timestamp) -> Option<(Arc<Task>, TaskStatus)> {
         let task = self.task(uid)?;
         let mut status = task.status.clone().unwrap_or_default();
-        let told = status
-            .conditions
-            .iter()
-            .any(|c| c.type_ == condition::PROGRESSING && c.status == "False" && c.reason == wait.kind());
-        if status.phase != TaskPhase::Queued || told || self.ctx.admitting.contains(uid) {
+        let said = facts::is_said(&status, wait);
+        if said || !facts::task(&task).is_candidate() || self.ctx.admitting.contains(uid) {
             return None;
         }
         let generation = task.metadata.generation.unwrap_or(0);
@@ -337,7 +336,7 @@ impl Dispatcher {
     fn with_resolved(&self, uid: &str, resolved: &[ResolvedDependency]) -> Option<(Arc<Task>, TaskStatus)> {
         let task = self.task(uid)?;
         let mut status = task.status.clone().unwrap_or_default();
-        if status.phase != TaskPhase::Queued {
+        if !facts::task(&task).is_candidate() {
             return None;
         }
         for dependency in resolved {
@@ -365,7 +364,7 @@ async fn write_note(ctx: Arc<Context>, task: Arc<Task>, status: TaskStatus) -> O
 /// Creates the Run and marks the Task Running. The second write may fail: then the Task is read anew,
 /// and the task controller finds the Run and marks it.
 async fn apply_admission(ctx: &Context, key: &Key, admission: Admission) -> Result<(), Error> {
-    let task = ctx.tasks.get(key).filter(|t| is_admissible(ctx, t, &admission.task_uid));
+    let task = ctx.tasks.get(key).filter(|t| is_admissible(ctx, t, &admission));
     let Some(task) = task else { return Err(gone(key)) };
     let (Some(system), Some(pool)) =
         (ctx.system(&key.namespace), ctx.pools.get(&Key::new(&key.namespace, &admission.pool)))
@@ -374,7 +373,11 @@ async fn apply_admission(ctx: &Context, key: &Key, admission: Admission) -> Resu
     };
     let Some(term) = ctx.term(&system) else { return Err(gone(key)) };
     let slot = Slot { agent: admission.agent, lane: admission.lane, target_areas: admission.areas, term };
-    let run = match ctx.writer.create(&build_run(&task, &system, &pool, &slot)).await? {
+    let run = match admission.purpose {
+        Purpose::Execute | Purpose::Plan => build_run(&task, &system, &pool, &slot),
+        Purpose::Judge | Purpose::Merge => build_review_run(&task, &system, &pool, &slot, admission.purpose),
+    };
+    let run = match ctx.writer.create(&run).await? {
         Created::New(run) => run,
         Created::Exists(existing) if is_ours(&existing, &task) => *existing,
         Created::Exists(_) => return Err(gone(key)),
@@ -396,11 +399,13 @@ async fn apply_admission(ctx: &Context, key: &Key, admission: Admission) -> Resu
     Ok(())
 }
 
-/// Whether this is still the Task that was admitted, waiting and without a Run in progress.
-fn is_admissible(ctx: &Context, task: &Task, uid: &str) -> bool {
-    let queued = task.status.as_ref().is_none_or(|s| s.phase == TaskPhase::Queued);
+/// Whether this is still the Task that was admitted, waiting for the same and without a Run in progress.
+fn is_admissible(ctx: &Context, task: &Task, admission: &Admission) -> bool {
+    let uid = admission.task_uid.as_str();
+    let present = facts::task(task);
+    let wanted = present.is_candidate() && present.purpose == admission.purpose;
     let in_progress = |run: &Arc<Run>| run.status.as_ref().is_none_or(|s| !s.phase.is_terminal());
-    Cached::uid(task) == uid && queued && !ctx.runs.by_index(uid).iter().any(in_progress)
+    Cached::uid(task) == uid && wanted && !ctx.runs.by_index(uid).iter().any(in_progress)
 }
 
 fn is_ours(run: &Run, task: &Task) -> bool {

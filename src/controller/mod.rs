@@ -15,6 +15,7 @@ pub mod queue;
 pub mod run;
 pub mod system;
 pub mod task;
+pub mod why;
 pub mod wiring;
 
 pub use context::Context;

@@ -126,6 +126,8 @@ impl Wiring {
             let holder = HolderId::Run(run.uid().to_string());
             if over || deleted {
                 gone.forget(run.uid());
+                // Before the slot is free again: what it found out about its credential.
+                wiring.run_over(run, deleted);
                 wiring.release(&key.namespace, &holder);
             } else {
                 wiring.occupy(&key.namespace, holder, facts::run_holder(run));
@@ -134,6 +136,17 @@ impl Wiring {
             wiring.queues.runs.add(key);
             wiring.mirror(map(change, Mirrored::Run));
         });
+    }
+
+    /// What a Run that is over says about its credential.
+    fn run_over(&self, run: &Run, deleted: bool) {
+        let uid = Cached::uid(run).to_string();
+        let namespace = run.key().namespace;
+        if deleted {
+            self.tell(&namespace, Fact::RunGone(uid));
+        } else if let Some(ended) = facts::ended_run(run) {
+            self.tell(&namespace, Fact::Ended(uid, ended));
+        }
     }
 
     /// A Pod wakes its Run, and holds its slot while it may run something; its end wakes the Task.

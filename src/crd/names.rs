@@ -36,6 +36,13 @@ pub fn merge_run_name(run: &str, version: i32) -> String {
     format!("{run}-m{version}")
 }
 
+/// Target area of every merge into the repository at `url`: one merge at a time (invariant S28).
+pub fn merge_area(url: &str) -> String {
+    let digest = Sha256::digest(url.as_bytes());
+    let letters = digest.iter().take(8).filter_map(|b| ALPHABET.get(usize::from(*b) % ALPHABET.len()));
+    format!("merge:{}", letters.map(|b| char::from(*b)).collect::<String>())
+}
+
 /// Name of slot `index` (from 1) of a pool.
 pub fn agent_name(pool: &str, index: u32) -> String {
     format!("{pool}-{index}")

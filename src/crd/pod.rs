@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1 as core;
 use kube::ResourceExt;
 
-use super::labels;
+use super::{labels, run::Purpose};
 
 /// `status.phase` of a Pod.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -72,6 +72,8 @@ pub struct PodFacts {
     pub agent: String,
     pub lane: String,
     pub areas: Vec<String>,
+    /// What its Run is for (label).
+    pub purpose: Purpose,
     pub phase: PodPhase,
     pub created: Option<Timestamp>,
     /// When its deletion was requested.
@@ -107,6 +109,7 @@ impl From<core::Pod> for PodFacts {
         let (run, task, task_uid, pool) =
             (label(labels::RUN), label(labels::TASK), label(labels::TASK_UID), label(labels::POOL));
         let (agent, lane) = (label(labels::AGENT), label(labels::LANE));
+        let purpose = Purpose::from_label(&label(labels::PURPOSE));
         let areas = pod
             .annotations()
             .get(labels::AREAS)
@@ -150,6 +153,7 @@ impl From<core::Pod> for PodFacts {
             agent,
             lane,
             areas,
+            purpose,
             phase: match status.phase.as_deref() {
                 Some("Running") => PodPhase::Running,
                 Some("Succeeded") => PodPhase::Succeeded,

@@ -34,7 +34,9 @@ pub struct TaskRef {
 }
 
 /// What a Run is for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 pub enum Purpose {
     /// Carry out the Task.
     #[default]
@@ -55,6 +57,16 @@ impl Purpose {
             Self::Judge => "Judge",
             Self::Merge => "Merge",
             Self::Plan => "Plan",
+        }
+    }
+
+    /// The purpose that the value of the label names; what nobody knows counts as Execute.
+    pub fn from_label(label: &str) -> Self {
+        match label {
+            "judge" => Self::Judge,
+            "merge" => Self::Merge,
+            "plan" => Self::Plan,
+            _ => Self::Execute,
         }
     }
 }

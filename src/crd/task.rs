@@ -5,7 +5,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Condition, GoDuration, judge::JudgeStatus, pool::Role};
+use super::{Condition, GoDuration, judge::JudgeStatus, pool::Role, run::Purpose};
 
 /// Default of `spec.timebox`.
 pub const DEFAULT_TIMEBOX_SECS: u64 = 3600;
@@ -121,6 +121,28 @@ pub struct TaskSpec {
     /// True cancels the Task for good.
     #[serde(default)]
     pub cancel: bool,
+}
+
+/// Kind of the Tasks that turn a requirement into Tasks.
+pub const KIND_PLAN: &str = "plan";
+
+impl Task {
+    /// What the next attempt at this Task is for.
+    pub fn purpose(&self) -> Purpose {
+        if self.spec.role == Role::Planner && self.spec.kind == KIND_PLAN {
+            Purpose::Plan
+        } else {
+            Purpose::Execute
+        }
+    }
+
+    /// What recovery has put in place of the spec (design 2: effective values). A spec that was edited
+    /// since wins again: an edit counts from the next Run.
+    pub fn effective(&self) -> Effective {
+        let generation = self.metadata.generation.unwrap_or(0);
+        let status = self.status.as_ref().filter(|status| status.observed_generation == generation);
+        status.and_then(|status| status.effective.clone()).unwrap_or_default()
+    }
 }
 
 fn default_kind() -> String {

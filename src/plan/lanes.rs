@@ -12,6 +12,10 @@ pub const FEATURE: &str = "feature";
 pub const DOCSER: &str = "docser";
 /// Lane of work that resolves merge conflicts and diverged branches.
 pub const CONFLICT_RECOVERY: &str = "conflict_recovery";
+/// Lane of reviews and merges; it has no rule unless a System states one.
+pub const JUDGE: &str = "judge";
+/// Lane of planning; it has no rule unless a System states one.
+pub const PLANNER: &str = "planner";
 /// Lane that counts towards the floor of `feature` while it has no rule of its own.
 const RESEARCH: &str = "research";
 
@@ -19,7 +23,9 @@ const RESEARCH: &str = "research";
 pub fn default_lane(role: Role) -> &'static str {
     match role {
         Role::Docser => DOCSER,
-        Role::Worker | Role::Tester | Role::Judge | Role::Planner => FEATURE,
+        Role::Judge => JUDGE,
+        Role::Planner => PLANNER,
+        Role::Worker | Role::Tester => FEATURE,
     }
 }
 

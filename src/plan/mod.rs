@@ -18,3 +18,4 @@ pub mod run;
 mod run_tests;
 pub mod task;
 pub mod verdict;
+pub mod why;

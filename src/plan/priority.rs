@@ -27,6 +27,12 @@ pub fn static_key(priority: i32, risk: RiskLevel, timebox: Duration, created_at:
     StaticKey(points * MILLIS_PER_POINT - created_at.as_millisecond())
 }
 
+/// The key of a merge: by priority, then by the time of approval. Here too waiting counts without a
+/// ceiling, or a stream of better ones would starve it: five hours make up for a step of priority.
+pub fn merge_key(priority: i32, approved_at: Timestamp) -> StaticKey {
+    StaticKey(i64::from(priority) * 10 * MILLIS_PER_POINT - approved_at.as_millisecond())
+}
+
 /// Score at `now`, for display: `priority * 10 * weight of risk + 2 * hours of age`, and 5 more for a
 /// timebox of at most 30 minutes. A creation time in the future gives negative age.
 pub fn score(

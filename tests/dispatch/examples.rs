@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use opentiger::crd::task::{ResolvedDependency, RiskLevel};
-use opentiger::crd::{NextKind, Role, TaskPhase};
+use opentiger::crd::{NextKind, Purpose, Role, TaskPhase};
 use opentiger::plan::dispatch::{
     Admission, DispatchPlan, Holder, HolderId, PoolFacts, Queue, SystemFacts, TaskFacts, Wait,
 };
@@ -22,6 +22,7 @@ pub fn task(name: &str) -> TaskFacts {
         name: name.into(),
         phase: TaskPhase::Queued,
         cancel: false,
+        purpose: Purpose::Execute,
         role: Role::Worker,
         lane: "feature".into(),
         kind: "code".into(),
@@ -30,6 +31,7 @@ pub fn task(name: &str) -> TaskFacts {
         not_before: None,
         dependencies: vec![],
         resolved: vec![],
+        superseded_by: None,
         attempts: 0,
         created_at: at(0),
     }
@@ -40,7 +42,7 @@ pub fn armed() -> SystemFacts {
 }
 
 pub fn pool(name: &str, replicas: u32) -> PoolFacts {
-    PoolFacts { name: name.into(), role: Role::Worker, replicas, suspended: false }
+    PoolFacts { name: name.into(), role: Role::Worker, replicas, ..PoolFacts::default() }
 }
 
 /// An armed queue with one pool of workers.
@@ -59,6 +61,8 @@ pub fn run_of(admission: &Admission) -> (HolderId, Holder) {
         agent: admission.agent.clone(),
         lane: admission.lane.clone(),
         areas: admission.areas.clone(),
+        purpose: admission.purpose,
+        credential: None,
     };
     (HolderId::Run(format!("run-{}", admission.task_name)), holder)
 }

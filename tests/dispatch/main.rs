@@ -12,6 +12,8 @@ mod examples;
 mod naive;
 mod world;
 
+use std::collections::BTreeMap;
+
 use opentiger::plan::dispatch::{DispatchPlan, HolderId, Queue, SystemFacts};
 use proptest::prelude::*;
 
@@ -27,8 +29,9 @@ proptest! {
         let mut naive = Naive::new();
         let mut queue = Queue::new();
         let start = [
-            Event::System(Some(SystemFacts { armed: true, max_concurrent: None, lanes: vec![] })),
-            Event::Pool { pool: 0, replicas: 2, suspended: false },
+            Event::System(Some(SystemFacts { armed: true, ..SystemFacts::default() })),
+            Event::Pool { pool: 0, replicas: 2, suspended: false, credential: Some(0), held: BTreeMap::new() },
+            Event::Pool { pool: 4, replicas: 2, suspended: false, credential: Some(1), held: BTreeMap::new() },
         ];
         for event in start {
             naive.apply(event, &mut queue);

@@ -5,8 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use opentiger::crd::task::ResolvedDependency;
-use opentiger::crd::{Role, TaskPhase};
-use opentiger::plan::dispatch::{Admission, Holder, HolderId, LaneFacts, PoolFacts, SystemFacts, TaskFacts};
+use opentiger::crd::{Purpose, Role, TaskPhase};
+use opentiger::plan::dispatch::{
+    Admission, EndedRun, Holder, HolderId, LaneFacts, PoolFacts, SystemFacts, TaskFacts,
+};
 
 /// The naive dispatcher, with everything it was told.
 pub struct Naive {
@@ -17,8 +19,11 @@ pub struct Naive {
     pub system: Option<SystemFacts>,
     /// Floors and caps in force; they outlast the System.
     pub lanes: Vec<LaneFacts>,
+    pub merge_areas: Vec<String>,
     pub pools: BTreeMap<String, PoolFacts>,
     pub holders: BTreeMap<HolderId, Holder>,
+    /// Runs that have ended, by uid.
+    pub ended: BTreeMap<String, EndedRun>,
     pub now: Timestamp,
     pub serial: u32,
 }
@@ -35,8 +40,10 @@ impl Naive {
             hold_off: BTreeMap::new(),
             system: None,
             lanes: Vec::new(),
+            merge_areas: Vec::new(),
             pools: BTreeMap::new(),
             holders: BTreeMap::new(),
+            ended: BTreeMap::new(),
             now: seconds(0),
             serial: 0,
         }
@@ -76,7 +83,7 @@ impl Naive {
     pub fn below_floor(&self, lane: &str) -> bool {
         let floor_lane = self.floor_lane(lane);
         let floor = self.lane(floor_lane).min.unwrap_or(0) as usize;
-        let used: usize = ["feature", "docser", "research", "other", "conflict_recovery"]
+        let used: usize = ["feature", "docser", "research", "other", "conflict_recovery", "judge"]
             .iter()
             .filter(|l| self.floor_lane(l) == floor_lane)
             .map(|l| self.in_lane(l))
@@ -90,16 +97,72 @@ impl Naive {
         pairs.len()
     }
 
-    pub fn free(&self, pool: &PoolFacts) -> usize {
-        if pool.suspended { 0 } else { (pool.replicas as usize).saturating_sub(self.used(&pool.name)) }
+    /// Whether the agent of a slot takes no Runs.
+    pub fn is_shut(&self, pool: &PoolFacts, slot: u32) -> bool {
+        let name = format!("{}-{slot}", pool.name);
+        self.system.as_ref().is_some_and(|s| s.stopped.contains(&name))
+            || pool.held.get(&slot).is_some_and(|until| until.is_none_or(|until| until > self.now))
     }
 
-    pub fn slot(&self, role: Role) -> Option<(String, String)> {
-        let pools = self.pools.values().filter(|p| p.role == role && self.free(p) > 0);
-        let pool = pools.min_by_key(|p| (Reverse(self.free(p)), p.name.clone()))?;
+    pub fn free(&self, pool: &PoolFacts) -> usize {
         let taken: BTreeSet<_> = self.holders.values().map(|h| h.agent.clone()).collect();
-        let agent = (1..).map(|i| format!("{}-{i}", pool.name)).find(|a| !taken.contains(a))?;
-        Some((pool.name.clone(), agent))
+        let free = (1..=pool.replicas)
+            .filter(|slot| !self.is_shut(pool, *slot) && !taken.contains(&format!("{}-{slot}", pool.name)))
+            .count();
+        let left = (pool.replicas as usize).saturating_sub(self.used(&pool.name));
+        if pool.suspended { 0 } else { free.min(left) }
+    }
+
+    /// Whether the Run with this credential that ended last met the limit.
+    pub fn is_limited(&self, credential: &str) -> bool {
+        let own = self.ended.iter().filter(|(_, e)| e.credential == credential);
+        let newest = own.max_by_key(|(uid, e)| (e.finished_at, e.held_until, (*uid).clone()));
+        newest.is_some_and(|(_, e)| e.held_until.is_some())
+    }
+
+    /// Whether a Run with this credential may not start now.
+    pub fn is_held(&self, credential: &str) -> bool {
+        let own = self.ended.iter().filter(|(_, e)| e.credential == credential);
+        let newest = own.max_by_key(|(uid, e)| (e.finished_at, e.held_until, (*uid).clone()));
+        let in_flight = self.holders.values().any(|h| h.credential.as_deref() == Some(credential));
+        match newest.and_then(|(_, e)| e.held_until) {
+            None => false,
+            Some(until) => until > self.now || in_flight,
+        }
+    }
+
+    pub fn credential(pool: &PoolFacts, purpose: Purpose) -> Option<&String> {
+        pool.credential.as_ref().filter(|_| purpose != Purpose::Merge)
+    }
+
+    pub fn room(&self, pool: &PoolFacts, purpose: Purpose) -> usize {
+        let held = Self::credential(pool, purpose).is_some_and(|c| self.is_held(c));
+        if held { 0 } else { self.free(pool) }
+    }
+
+    pub fn slot(&self, role: Role, purpose: Purpose) -> Option<(PoolFacts, String)> {
+        let pools = self.pools.values().filter(|p| p.role == role && self.room(p, purpose) > 0);
+        let pool = pools.min_by_key(|p| (Reverse(self.room(p, purpose)), p.name.clone()))?;
+        let taken: BTreeSet<_> = self.holders.values().map(|h| h.agent.clone()).collect();
+        let mut slots = (1..).filter(|slot| !self.is_shut(pool, *slot)).map(|i| format!("{}-{i}", pool.name));
+        Some((pool.clone(), slots.find(|a| !taken.contains(a))?))
+    }
+
+    pub fn areas(&self, task: &TaskFacts) -> Vec<String> {
+        match task.purpose {
+            Purpose::Merge => self.merge_areas.clone(),
+            Purpose::Execute | Purpose::Judge | Purpose::Plan => task.areas.clone(),
+        }
+    }
+
+    /// The component that admits Runs of the purpose is stopped.
+    pub fn is_stopped(&self, purpose: Purpose) -> bool {
+        let component = match purpose {
+            Purpose::Execute => "dispatcher",
+            Purpose::Judge | Purpose::Merge => "judge",
+            Purpose::Plan => "planner",
+        };
+        self.system.as_ref().is_some_and(|s| s.stopped.contains(component))
     }
 
     pub fn area_free(&self, areas: &[String]) -> bool {
@@ -111,7 +174,7 @@ impl Naive {
     }
 
     pub fn is_waiting(task: &TaskFacts) -> bool {
-        task.phase == TaskPhase::Queued && !task.cancel
+        task.is_candidate()
     }
 
     pub fn unresolved<'a>(&'a self, task: &'a TaskFacts) -> Vec<&'a String> {
@@ -130,6 +193,27 @@ impl Naive {
             && !self.holds(&task.uid)
     }
 
+    /// The dependency and those in which its work went on, and the Task that resolves it.
+    pub fn chain(&self, name: &str) -> (Vec<String>, Option<&TaskFacts>) {
+        let mut chain = vec![name.to_owned()];
+        loop {
+            let task = self.tasks.get(&chain[chain.len() - 1]);
+            match task {
+                Some(t) if t.phase == TaskPhase::Cancelled && t.superseded_by.is_some() => {
+                    let next = t.superseded_by.clone().expect("some");
+                    if chain.contains(&next) {
+                        return (chain, None);
+                    }
+                    chain.push(next);
+                }
+                Some(t) if t.phase == TaskPhase::Done || t.phase == TaskPhase::Cancelled && t.cancel => {
+                    return (chain, task);
+                }
+                Some(_) | None => return (chain, None),
+            }
+        }
+    }
+
     pub fn reaches_itself(&self, start: &str) -> bool {
         let mut seen = BTreeSet::new();
         let mut open = vec![start.to_owned()];
@@ -137,7 +221,7 @@ impl Naive {
             let Some(task) = self.tasks.get(&name).filter(|t| Self::is_waiting(t)) else {
                 continue;
             };
-            for next in self.unresolved(task) {
+            for next in self.unresolved(task).into_iter().flat_map(|d| self.chain(d).0) {
                 if next == start {
                     return true;
                 }
@@ -150,15 +234,14 @@ impl Naive {
     }
 
     pub fn resolve(&mut self) {
-        let is_resolved =
-            |t: &TaskFacts| t.phase == TaskPhase::Done || t.phase == TaskPhase::Cancelled && t.cancel;
         for task in self.tasks.values().filter(|t| Self::is_waiting(t)) {
-            let found = self.found.get_mut(&task.uid).expect("known");
             for name in &task.dependencies {
-                if let Some(other) = self.tasks.get(name).filter(|t| is_resolved(t))
-                    && found.iter().all(|f| f.name != *name)
-                {
-                    found.push(ResolvedDependency { name: name.clone(), uid: other.uid.clone() });
+                let Some(other) = self.chain(name).1.map(|other| other.uid.clone()) else {
+                    continue;
+                };
+                let found = self.found.get_mut(&task.uid).expect("known");
+                if found.iter().all(|f| f.name != *name) {
+                    found.push(ResolvedDependency { name: name.clone(), uid: other });
                 }
             }
         }
@@ -167,45 +250,54 @@ impl Naive {
     pub fn plan(&mut self) -> Vec<Admission> {
         self.resolve();
         let mut admissions = Vec::new();
-        let Some(system) = self.system.clone().filter(|s| s.armed) else {
+        let Some(system) = self.system.clone().filter(|s| s.armed && s.budget.is_none()) else {
             return admissions;
         };
         let mut order: Vec<TaskFacts> =
             self.tasks.values().filter(|t| self.is_candidate(t)).cloned().collect();
-        order.sort_by_key(|t| (Reverse(t.static_key), t.created_at, t.name.clone()));
+        order.sort_by_key(|t| {
+            (t.purpose != Purpose::Merge, Reverse(t.static_key), t.created_at, t.name.clone())
+        });
         for guarantee in [true, false] {
             for task in &order {
-                let tasks: BTreeSet<_> = self.holders.values().map(|h| &h.task_uid).collect();
-                let room = system.max_concurrent.is_none_or(|max| tasks.len() < max as usize);
+                let counted = self.holders.values().filter(|h| h.purpose == Purpose::Execute);
+                let tasks: BTreeSet<_> = counted.map(|h| &h.task_uid).collect();
+                let room = task.purpose != Purpose::Execute
+                    || system.max_concurrent.is_none_or(|max| tasks.len() < max as usize);
+                let areas = self.areas(task);
                 let in_lane =
                     self.lane(&task.lane).max.is_none_or(|max| self.in_lane(&task.lane) < max as usize);
                 if !room
                     || !in_lane
                     || guarantee && !self.below_floor(&task.lane)
                     || self.holds(&task.uid)
-                    || !self.area_free(&task.areas)
+                    || !self.area_free(&areas)
+                    || self.is_stopped(task.purpose)
                 {
                     continue;
                 }
-                let Some((pool, agent)) = self.slot(task.role) else {
+                let Some((pool, agent)) = self.slot(task.role, task.purpose) else {
                     continue;
                 };
                 let holder = Holder {
                     task_uid: task.uid.clone(),
-                    pool: pool.clone(),
+                    pool: pool.name.clone(),
                     agent: agent.clone(),
                     lane: task.lane.clone(),
-                    areas: task.areas.clone(),
+                    areas: areas.clone(),
+                    purpose: task.purpose,
+                    credential: Self::credential(&pool, task.purpose).cloned(),
                 };
                 self.holders.insert(HolderId::Admission(task.uid.clone()), holder);
                 admissions.push(Admission {
                     task_uid: task.uid.clone(),
                     task_name: task.name.clone(),
-                    attempt: task.attempts + 1,
-                    pool,
+                    purpose: task.purpose,
+                    attempt: 1,
+                    pool: pool.name,
                     agent,
                     lane: task.lane.clone(),
-                    areas: task.areas.clone(),
+                    areas,
                     resolved: self.found[&task.uid].clone(),
                 });
             }

@@ -2,13 +2,19 @@
 
 use std::time::Duration;
 
+use jiff::{SignedDuration, Timestamp};
+
 use opentiger::crd::task::RiskLevel;
-use opentiger::crd::{Role, TaskPhase};
-use opentiger::plan::dispatch::{Holder, HolderId, PoolFacts, Queue, TaskFacts};
+use opentiger::crd::{Purpose, Role, TaskPhase};
+use opentiger::plan::dispatch::{EndedRun, Holder, HolderId, PoolFacts, Queue, TaskFacts};
 use opentiger::plan::priority;
 
-use crate::events::{AREAS, Event, LANES, POOLS, TaskPick};
+use crate::events::{AREAS, CREDENTIALS, Event, LANES, POOLS, PURPOSES, TaskPick};
 use crate::naive::Naive;
+
+fn seconds_after(now: Timestamp, seconds: i64) -> Timestamp {
+    now.checked_add(SignedDuration::from_secs(seconds)).expect("in range")
+}
 
 impl Naive {
     /// Takes an event in and tells the queue the same.
@@ -35,15 +41,25 @@ impl Naive {
                 }
             }
             Event::System(system) => {
+                self.merge_areas =
+                    system.iter().map(|s| s.merge_area.clone()).filter(|a| !a.is_empty()).collect();
                 if let Some(system) = &system {
                     self.lanes.clone_from(&system.lanes);
                 }
                 self.system.clone_from(&system);
                 queue.set_system(system);
             }
-            Event::Pool { pool, replicas, suspended } => {
+            Event::Pool { pool, replicas, suspended, credential, held } => {
                 let (name, role) = POOLS[pool];
-                let facts = PoolFacts { name: name.into(), role, replicas, suspended };
+                let later = |seconds: i64| seconds_after(self.now, seconds);
+                let facts = PoolFacts {
+                    name: name.into(),
+                    role,
+                    replicas,
+                    suspended,
+                    credential: credential.map(|n| CREDENTIALS[n].to_owned()),
+                    held: held.into_iter().map(|(slot, until)| (slot, until.map(later))).collect(),
+                };
                 self.pools.insert(name.into(), facts.clone());
                 queue.upsert_pool(facts);
             }
@@ -88,6 +104,20 @@ impl Naive {
                     }
                     queue.abandon(uid, until);
                 }
+            }
+            Event::Ended { run, credential, ago, limited } => {
+                let uid = format!("e{run}");
+                let ended = EndedRun {
+                    credential: CREDENTIALS[credential].to_owned(),
+                    finished_at: seconds_after(self.now, -ago),
+                    held_until: limited.map(|seconds| seconds_after(self.now, seconds)),
+                };
+                self.ended.insert(uid.clone(), ended.clone());
+                queue.run_ended(&uid, ended);
+            }
+            Event::ForgetRun { run } => {
+                self.ended.remove(&format!("e{run}"));
+                queue.forget_run(&format!("e{run}"));
             }
             Event::Wait { seconds } => {
                 self.now =
@@ -137,21 +167,34 @@ impl Naive {
             }
         }
         let minutes = Duration::from_secs(3600);
+        let purpose = PURPOSES[pick.purpose];
+        let review = matches!(purpose, Purpose::Judge | Purpose::Merge);
+        let first = if review { TaskPhase::Blocked } else { TaskPhase::Queued };
         let task = TaskFacts {
+            purpose,
+            superseded_by: pick.superseded_by.map(|n| format!("t{n}")),
             static_key: priority::static_key(pick.priority, RiskLevel::Low, minutes, created_at),
             name: name.clone(),
-            phase: old.as_ref().map_or(TaskPhase::Queued, |o| o.phase),
+            phase: old.as_ref().map_or(first, |o| match o.phase {
+                // What waits for one purpose may come to wait for another.
+                TaskPhase::Queued | TaskPhase::Blocked => first,
+                other => other,
+            }),
             cancel: old.as_ref().is_some_and(|o| o.cancel),
-            role: [Role::Worker, Role::Tester, Role::Docser][pick.role],
-            lane: LANES[pick.lane].into(),
-            kind: "code".into(),
+            role: match purpose {
+                Purpose::Execute => [Role::Worker, Role::Tester, Role::Docser][pick.role],
+                Purpose::Judge | Purpose::Merge => Role::Judge,
+                Purpose::Plan => Role::Planner,
+            },
+            lane: if review { "judge".into() } else { LANES[pick.lane].into() },
+            kind: if purpose == Purpose::Plan { "plan".into() } else { "code".into() },
             areas: pick.areas.iter().map(|a| AREAS[*a].to_owned()).collect(),
             not_before: (pick.not_before >= 0).then(|| {
                 self.now.checked_add(Duration::from_secs(pick.not_before.unsigned_abs())).expect("in range")
             }),
             resolved: old.map(|o| o.resolved).unwrap_or_default(),
             attempts: 0,
-            dependencies,
+            dependencies: if review { Vec::new() } else { dependencies },
             uid,
             created_at,
         };

@@ -5,6 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use crate::crd::Purpose;
+
 /// Identity of a holder.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum HolderId {
@@ -25,6 +27,19 @@ pub struct Holder {
     pub agent: String,
     pub lane: String,
     pub areas: Vec<String>,
+    /// What the Run is for.
+    pub purpose: Purpose,
+    /// Secret that a Run uses; Pods need not tell.
+    pub credential: Option<String>,
+}
+
+/// Whether `maxConcurrent` counts and bounds Runs of a purpose: attempts at Tasks, as the original
+/// counted workers, testers and docsers only (spec: convergence 3.1).
+pub(super) fn is_counted(purpose: Purpose) -> bool {
+    match purpose {
+        Purpose::Execute => true,
+        Purpose::Judge | Purpose::Merge | Purpose::Plan => false,
+    }
 }
 
 /// Counters that forget what reaches zero.
@@ -70,6 +85,10 @@ pub(super) struct Occupancy {
     pools: HashMap<String, Slots>,
     lanes: HashMap<String, Counts<String>>,
     areas: HashMap<String, Counts<String>>,
+    /// Tasks that count towards `maxConcurrent`.
+    counted: Counts<String>,
+    /// Tasks by the credential that they use.
+    credentials: HashMap<String, Counts<String>>,
 }
 
 impl Occupancy {
@@ -92,6 +111,12 @@ impl Occupancy {
         self.lanes.entry(holder.lane.clone()).or_default().add(holder.task_uid.clone());
         for area in unique(&holder.areas) {
             self.areas.entry(area.to_owned()).or_default().add(holder.task_uid.clone());
+        }
+        if is_counted(holder.purpose) {
+            self.counted.add(holder.task_uid.clone());
+        }
+        if let Some(credential) = &holder.credential {
+            self.credentials.entry(credential.clone()).or_default().add(holder.task_uid.clone());
         }
         let slots = self.pools.entry(holder.pool.clone()).or_default();
         slots.pairs.add((holder.task_uid.clone(), holder.agent.clone()));
@@ -119,6 +144,14 @@ impl Occupancy {
         if self.lanes.get_mut(&holder.lane).is_some_and(|tasks| tasks.subtract(&holder.task_uid)) {
             self.lanes.remove(&holder.lane);
         }
+        if is_counted(holder.purpose) {
+            self.counted.subtract(&holder.task_uid);
+        }
+        if let Some(credential) = &holder.credential
+            && self.credentials.get_mut(credential).is_some_and(|tasks| tasks.subtract(&holder.task_uid))
+        {
+            self.credentials.remove(credential);
+        }
         if let Some(slots) = self.pools.get_mut(&holder.pool) {
             if let Some(number) = slot_number(&holder.pool, &holder.agent) {
                 slots.numbers.subtract(&number);
@@ -134,9 +167,14 @@ impl Occupancy {
         self.holders.get(id)
     }
 
-    /// Tasks that hold anything.
-    pub fn tasks(&self) -> usize {
-        self.by_task.len()
+    /// Tasks that count towards `maxConcurrent`.
+    pub fn counted(&self) -> usize {
+        self.counted.0.len()
+    }
+
+    /// Tasks in progress that use the credential.
+    pub fn with_credential(&self, credential: &str) -> usize {
+        self.credentials.get(credential).map_or(0, |tasks| tasks.0.len())
     }
 
     pub fn holds(&self, task_uid: &str) -> bool {
@@ -168,18 +206,32 @@ impl Occupancy {
         self.pools.get(pool).map_or(0, |slots| slots.pairs.0.len())
     }
 
-    /// Lowest free slot number.
-    pub fn free_slot(&self, pool: &str) -> u32 {
+    /// Whether the slot of this number is in use.
+    pub fn is_taken(&self, pool: &str, number: u32) -> bool {
+        self.pools.get(pool).is_some_and(|slots| slots.numbers.0.contains_key(&number))
+    }
+
+    /// Slots in use with a number of at most `replicas`.
+    pub fn taken_up_to(&self, pool: &str, replicas: u32) -> usize {
+        self.pools.get(pool).map_or(0, |slots| {
+            let above = replicas.checked_add(1).map_or(0, |first| slots.numbers.0.range(first..).count());
+            slots.numbers.0.len() - above
+        })
+    }
+
+    /// Lowest free slot number that is not `shut`.
+    pub fn free_slot(&self, pool: &str, shut: &BTreeSet<u32>) -> u32 {
+        let none = BTreeMap::new();
+        let numbers = self.pools.get(pool).map_or(&none, |slots| &slots.numbers.0);
+        let mut taken = numbers.keys().peekable();
         let mut free = 1;
-        if let Some(slots) = self.pools.get(pool) {
-            for number in slots.numbers.0.keys() {
-                if *number > free {
-                    break;
-                }
-                free = number + 1;
+        loop {
+            while taken.next_if(|number| **number < free).is_some() {}
+            if taken.peek() != Some(&&free) && !shut.contains(&free) {
+                return free;
             }
+            free += 1;
         }
-        free
     }
 }
 
@@ -188,7 +240,7 @@ fn unique(areas: &[String]) -> BTreeSet<&str> {
 }
 
 /// `3` of agent `worker-3` in pool `worker`; `None` for a name that this module would not give.
-fn slot_number(pool: &str, agent: &str) -> Option<u32> {
+pub(super) fn slot_number(pool: &str, agent: &str) -> Option<u32> {
     let digits = agent.strip_prefix(pool)?.strip_prefix('-')?;
     let number: u32 = digits.parse().ok()?;
     (number > 0 && slot_name(pool, number) == agent).then_some(number)
@@ -210,6 +262,7 @@ mod tests {
             agent: agent.into(),
             lane: "feature".into(),
             areas: areas.iter().map(|a| (*a).to_owned()).collect(),
+            ..Holder::default()
         }
     }
 
@@ -226,12 +279,12 @@ mod tests {
         let mut o = Occupancy::default();
         o.put(&run("r"), Some(holder("t", "worker-1", &["a"])));
         o.put(&pod("p"), Some(holder("t", "worker-1", &["a"])));
-        assert_eq!((o.tasks(), o.slots_used("worker"), o.lane("feature")), (1, 1, 1));
+        assert_eq!((o.counted(), o.slots_used("worker"), o.lane("feature")), (1, 1, 1));
         assert_eq!(o.put(&run("r"), None), [""; 0]);
         assert!(o.only_pods("t"));
         assert_eq!(o.slots_used("worker"), 1);
         assert_eq!(o.put(&pod("p"), None), ["a"]);
-        assert_eq!((o.tasks(), o.slots_used("worker"), o.lane("feature")), (0, 0, 0));
+        assert_eq!((o.counted(), o.slots_used("worker"), o.lane("feature")), (0, 0, 0));
         assert!(!o.holds("t"));
     }
 
@@ -253,8 +306,10 @@ mod tests {
         for (uid, agent) in [("1", "worker-1"), ("2", "worker-2"), ("4", "worker-4"), ("x", "worker-03")] {
             o.put(&run(uid), Some(holder(uid, agent, &[])));
         }
-        assert_eq!(o.free_slot("worker"), 3);
-        assert_eq!(o.slots_used("worker"), 4);
-        assert_eq!(o.free_slot("other"), 1);
+        let none = BTreeSet::new();
+        assert_eq!(o.free_slot("worker", &none), 3);
+        assert_eq!(o.free_slot("worker", &[3, 5].into()), 6);
+        assert_eq!((o.slots_used("worker"), o.taken_up_to("worker", 3)), (4, 2));
+        assert_eq!(o.free_slot("other", &none), 1);
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! Owns the ordered lists. A Task is in one of two places:
 //!
-//! - *ready*: in the list of its bucket. A bucket is a role and a lane rule; slots, lane cap and
-//!   `maxConcurrent` are the same for all of it, so only its first Task need be looked at.
+//! - *ready*: in the list of its bucket. A bucket is a role, a purpose and a lane rule; slots, lane cap
+//!   and `maxConcurrent` are the same for all of it, so only its first Task need be looked at.
 //! - *behind* an area that was occupied when the Task was looked at, again by bucket.
 //!
 //! What keeps a Task behind an area from being forgotten: while the area is free, every bucket that
@@ -18,7 +18,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::StaticKey;
-use crate::crd::Role;
+use super::room::Group;
 use crate::plan::lanes::LaneIndex;
 
 /// A Task within the queue; never used again for another.
@@ -36,7 +36,7 @@ pub(super) struct Rank {
 /// Tasks that compete for the same room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Bucket {
-    pub role: Role,
+    pub group: Group,
     pub lane: LaneIndex,
 }
 
@@ -85,9 +85,9 @@ impl Parking {
         self.ready.iter().filter_map(|(bucket, list)| Some((*bucket, list.first()?)))
     }
 
-    /// Every ready Task of a role.
-    pub fn ready_of(&self, role: Role) -> impl Iterator<Item = Id> {
-        let lists = self.ready.iter().filter(move |(bucket, _)| bucket.role == role);
+    /// Every ready Task of a group.
+    pub fn ready_of(&self, group: Group) -> impl Iterator<Item = Id> {
+        let lists = self.ready.iter().filter(move |(bucket, _)| bucket.group == group);
         lists.flat_map(|(_, list)| list.iter().map(|rank| rank.id))
     }
 

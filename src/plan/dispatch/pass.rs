@@ -3,34 +3,33 @@
 //! Owns the decision described in [`super`]. It looks at a Task only when the Task was parked anew
 //! since the last pass, when it is first in a list that has room, or when its reason to wait changed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
 use super::dependencies::Name;
-use super::occupancy::slot_name;
 use super::parking::{Bucket, Id};
-use super::queue::{Outcome, Place, Queue};
-use super::{Admission, DispatchPlan, Holder, HolderId, Wait, Waiting};
-use crate::crd::task::ResolvedDependency;
-use crate::crd::{Role, TaskPhase};
+use super::queue::{Place, Queue};
+use super::resolve::{Unresolved, wait_for};
+use super::room::{Group, asks_provider};
+use super::{Admission, DispatchPlan, Holder, HolderId, TaskFacts, Wait, Waiting};
+use crate::crd::Purpose;
+use crate::crd::task::{KIND_PLAN, ResolvedDependency};
 use crate::plan::lanes;
 
-/// Kinds of Tasks that can be dispatched.
-const KINDS: [&str; 1] = ["code"];
-/// Dependencies that a reason names.
-const NAMED_DEPENDENCIES: usize = 5;
+/// The kind of Tasks that agents carry out.
+const KIND_CODE: &str = "code";
 /// Tasks of a cycle that a reason names.
 const NAMED_CYCLE: usize = 10;
 
-/// Whether the pools of a role can take Tasks at all.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum RoleState {
-    /// No pool has slots.
-    NoPool,
-    /// Every pool is suspended.
-    Suspended(String),
-    Open,
+/// Whether there are agents for the kind of a Task.
+pub(super) fn is_known_kind(facts: &TaskFacts) -> bool {
+    match facts.purpose {
+        Purpose::Execute => facts.kind == KIND_CODE,
+        Purpose::Plan => facts.kind == KIND_PLAN,
+        // Its attempt has been made.
+        Purpose::Judge | Purpose::Merge => true,
+    }
 }
 
 impl Queue {
@@ -47,7 +46,7 @@ impl Queue {
         let waits = told.iter().filter_map(|id| self.tasks.get(id)?.told.clone());
         plan.waits = waits.collect();
         plan.resolved = self.take_news();
-        plan.wake_at = self.timers.first().map(|(at, _)| *at);
+        plan.wake_at = self.timers.first().map(|(at, _)| *at).into_iter().chain(self.next_opening(now)).min();
         plan
     }
 
@@ -65,9 +64,9 @@ impl Queue {
             return;
         };
         let name = Name::clone(&entry.name);
-        let idle = entry.facts.phase != TaskPhase::Queued || entry.facts.cancel;
-        let known_kind = KINDS.contains(&entry.facts.kind.as_str());
-        let unresolved = if idle || !known_kind { Vec::new() } else { self.unresolved(id) };
+        let idle = !entry.facts.is_candidate();
+        let known_kind = is_known_kind(&entry.facts);
+        let unresolved = if idle || !known_kind { Vec::new() } else { self.note_resolved(id) };
         let Some(entry) = self.tasks.get(&id) else {
             return;
         };
@@ -76,17 +75,17 @@ impl Queue {
         } else if !known_kind {
             (Place::Unsupported, Some(Wait::UnsupportedKind { kind: entry.facts.kind.clone() }))
         } else if !unresolved.is_empty() {
-            self.set_edges(&name, unresolved.clone());
+            self.set_edges(&name, edges(&unresolved));
             self.park(id, Place::Dependencies);
             let wait = self.dependency_wait(&name, &unresolved);
             return self.tell(id, Some(wait), now, told);
-        } else if let Some(at) = entry.facts.not_before.max(entry.hold_off).filter(|at| *at > now) {
+        } else if let Some(at) = self.not_before(&entry.facts.uid).filter(|at| *at > now) {
             (Place::Timer(at), Some(Wait::RetryAt(at)))
         } else if self.occupancy.holds(&entry.facts.uid) {
             let old_pod = self.occupancy.only_pods(&entry.facts.uid);
             (Place::Held, old_pod.then_some(Wait::OldPod))
         } else {
-            let bucket = Bucket { role: entry.facts.role, lane: self.lanes.index(&entry.facts.lane) };
+            let bucket = self.bucket(&entry.facts);
             // Its reason, if it is not admitted, is told at the end of the pass.
             self.set_edges(&name, Vec::new());
             self.fresh.insert(id);
@@ -95,6 +94,16 @@ impl Queue {
         self.set_edges(&name, Vec::new());
         self.park(id, place);
         self.tell(id, wait, now, told);
+    }
+
+    pub(super) fn bucket(&self, facts: &TaskFacts) -> Bucket {
+        let group = Group { role: facts.role, purpose: facts.purpose };
+        Bucket { group, lane: self.lanes.index(&facts.lane) }
+    }
+
+    /// Earliest time of the Task's next Run.
+    pub(super) fn not_before(&self, task_uid: &str) -> Option<Timestamp> {
+        self.entry(task_uid).and_then(|entry| entry.facts.not_before.max(entry.hold_off))
     }
 
     fn park(&mut self, id: Id, place: Place) {
@@ -115,28 +124,11 @@ impl Queue {
     }
 
     /// Notes which dependencies are resolved by now and returns the others.
-    fn unresolved(&mut self, id: Id) -> Vec<Name> {
+    fn note_resolved(&mut self, id: Id) -> Vec<Unresolved> {
         let Some(entry) = self.tasks.get(&id) else {
             return Vec::new();
         };
-        let mut unresolved: Vec<Name> = Vec::new();
-        let mut found: Vec<ResolvedDependency> = Vec::new();
-        for name in &entry.facts.dependencies {
-            if entry.resolved.iter().chain(&found).any(|known| known.name == *name) {
-                continue;
-            }
-            match self.outcome(name) {
-                Some((Outcome::Resolved, uid)) => {
-                    found.push(ResolvedDependency { name: name.clone(), uid: uid.to_owned() });
-                }
-                Some((Outcome::Pending | Outcome::GivenUp, _)) | None => {
-                    let name: Name = name.as_str().into();
-                    if !unresolved.contains(&name) {
-                        unresolved.push(name);
-                    }
-                }
-            }
-        }
+        let (found, unresolved) = self.unresolved(&entry.facts, &entry.resolved);
         if !found.is_empty()
             && let Some(entry) = self.tasks.get_mut(&id)
         {
@@ -146,45 +138,58 @@ impl Queue {
         unresolved
     }
 
-    fn dependency_wait(&self, name: &str, unresolved: &[Name]) -> Wait {
-        if let Some(cycle) = self.graph.cycle(name) {
-            return Wait::DependencyCycle { names: shortened_cycle(cycle) };
+    /// The dependencies of a Task beside those known to be resolved: resolved by now, and not.
+    pub(super) fn unresolved(
+        &self,
+        facts: &TaskFacts,
+        known: &[ResolvedDependency],
+    ) -> (Vec<ResolvedDependency>, Vec<Unresolved>) {
+        let mut unresolved = Vec::new();
+        let mut found: Vec<ResolvedDependency> = Vec::new();
+        for name in &facts.dependencies {
+            if known.iter().chain(&found).any(|known| known.name == *name) {
+                continue;
+            }
+            match self.resolution(name) {
+                Ok(uid) => found.push(ResolvedDependency { name: name.clone(), uid }),
+                Err(reason) => unresolved.push(reason),
+            }
         }
-        let with = |wanted: Option<Outcome>| {
-            let is = |name: &&Name| self.outcome(name).map(|(outcome, _)| outcome) == wanted;
-            unresolved.iter().find(is).map(|name| name.to_string())
-        };
-        if let Some(name) = with(None) {
-            Wait::UnknownDependency { name }
-        } else if let Some(name) = with(Some(Outcome::GivenUp)) {
-            Wait::CancelledDependency { name }
-        } else {
-            let names = unresolved.iter().take(NAMED_DEPENDENCIES).map(|name| name.to_string());
-            let more = (unresolved.len() > NAMED_DEPENDENCIES).then(|| "...".to_owned());
-            Wait::Dependencies { names: names.chain(more).collect() }
+        (found, unresolved)
+    }
+
+    pub(super) fn dependency_wait(&self, name: &str, unresolved: &[Unresolved]) -> Wait {
+        match self.graph.cycle(name) {
+            Some(cycle) => Wait::DependencyCycle { names: shortened_cycle(cycle) },
+            None => wait_for(unresolved),
         }
     }
 
     /// Admits from the heads of the lists until none has room.
     fn admit(&mut self, now: Timestamp, plan: &mut DispatchPlan, told: &mut BTreeSet<Id>) {
-        while let Some((bucket, id)) = self.choose() {
+        while let Some((bucket, id)) = self.choose(now) {
             self.examined += 1;
-            let Some(entry) = self.tasks.get_mut(&id) else {
+            let Some(entry) = self.tasks.get(&id) else {
                 return;
             };
-            let occupied = entry
-                .facts
-                .areas
-                .iter()
-                .find_map(|area| Some((area.clone(), self.occupancy.area_holder(area)?.to_owned())));
-            if let Some((area, holder_task)) = occupied {
+            if let Some((area, holder_task)) = self.occupied_area(&entry.facts) {
                 self.unpark(id);
                 self.park(id, Place::Behind(area.clone(), bucket));
                 self.tell(id, Some(Wait::Area { area, holder_task }), now, told);
                 continue;
             }
-            let Some((pool, agent)) = self.free_agent(bucket.role) else {
+            let Some((pool, agent)) = self.free_agent(bucket.group, now) else {
                 return;
+            };
+            let purpose = entry.facts.purpose;
+            let holder = Holder {
+                task_uid: entry.facts.uid.clone(),
+                pool: pool.name.clone(),
+                agent,
+                lane: lanes::effective(&entry.facts.lane).to_owned(),
+                areas: self.areas(&entry.facts).to_vec(),
+                purpose,
+                credential: pool.credential.clone().filter(|_| asks_provider(purpose)),
             };
             let Some(entry) = self.tasks.get_mut(&id) else {
                 return;
@@ -192,17 +197,14 @@ impl Queue {
             // What it covers stays behind the area, which is occupied from here on.
             entry.covers = None;
             entry.told = None;
-            let holder = Holder {
-                task_uid: entry.facts.uid.clone(),
-                pool,
-                agent,
-                lane: lanes::effective(&entry.facts.lane).to_owned(),
-                areas: entry.facts.areas.clone(),
-            };
             plan.admissions.push(Admission {
                 task_uid: entry.facts.uid.clone(),
                 task_name: entry.facts.name.clone(),
-                attempt: entry.facts.attempts + 1,
+                purpose,
+                attempt: match purpose {
+                    Purpose::Execute | Purpose::Plan => entry.facts.attempts + 1,
+                    Purpose::Judge | Purpose::Merge => entry.facts.attempts.max(1),
+                },
                 pool: holder.pool.clone(),
                 agent: holder.agent.clone(),
                 lane: holder.lane.clone(),
@@ -215,22 +217,26 @@ impl Queue {
         }
     }
 
-    /// First Task of the lists that have room; lists of lanes below their floor go before all others.
-    fn choose(&self) -> Option<(Bucket, Id)> {
-        let system = self.system.as_ref().filter(|system| system.armed)?;
-        if system.max_concurrent.is_some_and(|max| self.occupancy.tasks() >= max as usize) {
-            return None;
-        }
-        let free: BTreeSet<Role> =
-            self.pools.values().filter(|pool| self.free_slots(&pool.name) > 0).map(|p| p.role).collect();
+    /// An area of the Task that somebody occupies, with the uid of the Task that does.
+    pub(super) fn occupied_area(&self, facts: &TaskFacts) -> Option<(String, String)> {
+        let mut areas = self.areas(facts).iter();
+        areas.find_map(|area| Some((area.clone(), self.occupancy.area_holder(area)?.to_owned())))
+    }
+
+    /// First Task of the lists that have room; lists of lanes below their floor go before all others,
+    /// merges before reviews: what is approved goes stale.
+    fn choose(&self, now: Timestamp) -> Option<(Bucket, Id)> {
         let hungry = self.hungry_lanes();
-        let open = self
-            .parking
-            .heads()
-            .filter(|(bucket, _)| free.contains(&bucket.role) && self.full_lane(bucket.lane).is_none());
+        let mut rooms: BTreeMap<Group, bool> = BTreeMap::new();
+        let open = self.parking.heads().filter(|(bucket, _)| {
+            let room = *rooms
+                .entry(bucket.group)
+                .or_insert_with(|| !self.is_full(bucket.group.purpose) && self.has_room(bucket.group, now));
+            room && self.full_lane(bucket.lane).is_none()
+        });
         let first = open.min_by_key(|(bucket, rank)| {
             let served_first = hungry.get(bucket.lane).copied().unwrap_or(false);
-            (!served_first, *rank)
+            (!served_first, bucket.group.purpose != Purpose::Merge, *rank)
         });
         first.map(|(bucket, rank)| (bucket, rank.id))
     }
@@ -251,89 +257,43 @@ impl Queue {
     }
 
     /// Name of the lane when it is at its cap.
-    fn full_lane(&self, lane: lanes::LaneIndex) -> Option<&str> {
+    pub(super) fn full_lane(&self, lane: lanes::LaneIndex) -> Option<&str> {
         let rule = self.lanes.rule(lane)?;
         let full = rule.cap.is_some_and(|cap| self.occupancy.lane(&rule.name) >= cap as usize);
         full.then_some(rule.name.as_str())
     }
 
-    fn free_slots(&self, pool: &str) -> usize {
-        let Some(pool) = self.pools.get(pool).filter(|pool| !pool.suspended) else {
-            return 0;
-        };
-        (pool.replicas as usize).saturating_sub(self.occupancy.slots_used(&pool.name))
-    }
-
-    /// Lowest free slot of the pool with the most; the first by name among equals.
-    fn free_agent(&self, role: Role) -> Option<(String, String)> {
-        let mut best: Option<(usize, &str)> = None;
-        for pool in self.pools.values().filter(|pool| pool.role == role) {
-            let free = self.free_slots(&pool.name);
-            if free > best.map_or(0, |(most, _)| most) {
-                best = Some((free, &pool.name));
-            }
-        }
-        let (_, pool) = best?;
-        Some((pool.to_owned(), slot_name(pool, self.occupancy.free_slot(pool))))
-    }
-
-    /// Tells ready Tasks why they are not admitted: those that became ready, and all of a role when
-    /// a person changed what the role may do. That another limit of the same list is reached now is
-    /// not told again.
+    /// Tells ready Tasks why they are not admitted: those that became ready, and all of a group when
+    /// it was opened or shut by more than the other Tasks. That another limit of the same list is
+    /// reached now is not told again.
     fn tell_ready(&mut self, now: Timestamp, told: &mut BTreeSet<Id>) {
-        for role in Role::ALL {
-            let state = self.role_state(role);
-            if self.system_changed || self.role_states.get(&role) != Some(&state) {
-                self.fresh.extend(self.parking.ready_of(role));
-                self.role_states.insert(role, state);
+        for group in Group::ALL {
+            let wait = self.group_wait(group, now);
+            let same = match (self.shut.get(&group), &wait) {
+                (Some(before), Some(wait)) => before.says_the_same(wait),
+                (None, None) => true,
+                (Some(_), None) | (None, Some(_)) => false,
+            };
+            if self.system_changed || !same {
+                self.fresh.extend(self.parking.ready_of(group));
+                match wait {
+                    Some(wait) => self.shut.insert(group, wait),
+                    None => self.shut.remove(&group),
+                };
             }
         }
         self.system_changed = false;
+        let mut waits: BTreeMap<Bucket, Wait> = BTreeMap::new();
         for id in std::mem::take(&mut self.fresh) {
             let Some(entry) = self.tasks.get(&id) else {
                 continue;
             };
             if let Place::Ready(bucket) = entry.place {
                 self.examined += 1;
-                let wait = self.room_wait(bucket);
+                let wait = waits.entry(bucket).or_insert_with(|| self.room_wait(bucket, now)).clone();
                 self.tell(id, Some(wait), now, told);
             }
         }
-    }
-
-    /// Why a list has no room: what a person has to change first, then what lasts longest.
-    fn room_wait(&self, bucket: Bucket) -> Wait {
-        let role = bucket.role;
-        let Some(system) = &self.system else {
-            return Wait::NoSystem;
-        };
-        if !system.armed {
-            return Wait::Disarmed;
-        }
-        match self.role_state(role) {
-            RoleState::NoPool => return Wait::NoPool { role },
-            RoleState::Suspended(pool) => return Wait::PoolSuspended { role, pool },
-            RoleState::Open => {}
-        }
-        if let Some(lane) = self.full_lane(bucket.lane) {
-            return Wait::Lane { lane: lane.to_owned() };
-        }
-        match system.max_concurrent {
-            Some(max) if self.occupancy.tasks() >= max as usize => Wait::MaxConcurrent,
-            Some(_) | None => Wait::Slots { role },
-        }
-    }
-
-    fn role_state(&self, role: Role) -> RoleState {
-        let mut suspended = None;
-        for pool in self.pools.values().filter(|pool| pool.role == role) {
-            match (pool.suspended, pool.replicas) {
-                (true, _) => suspended = suspended.or(Some(pool.name.clone())),
-                (false, 1..) => return RoleState::Open,
-                (false, 0) => {}
-            }
-        }
-        suspended.map_or(RoleState::NoPool, RoleState::Suspended)
     }
 
     /// Keeps a reason to wait and puts the Task on the list of the told if the reason is another one.
@@ -343,7 +303,12 @@ impl Queue {
         };
         match (wait, &mut entry.told) {
             (None, known) => *known = None,
-            (Some(wait), Some(known)) if known.wait.says_the_same(&wait) => known.wait = wait,
+            (Some(wait), Some(known)) if known.wait.says_the_same(&wait) => {
+                // A moment is kept as told: many small delays must not add up to one never told.
+                if known.wait.at().is_none() {
+                    known.wait = wait;
+                }
+            }
             (Some(wait), known) => {
                 let task_uid = entry.facts.uid.clone();
                 *known = Some(Waiting { task_uid, since: now, wait });
@@ -366,6 +331,17 @@ impl Queue {
             })
             .collect()
     }
+}
+
+/// Names whose change may resolve what is unresolved.
+fn edges(unresolved: &[Unresolved]) -> Vec<Name> {
+    let mut edges: Vec<Name> = Vec::new();
+    for name in unresolved.iter().flat_map(|dependency| &dependency.chain) {
+        if !edges.contains(name) {
+            edges.push(Name::clone(name));
+        }
+    }
+    edges
 }
 
 fn shortened_cycle(cycle: &[Name]) -> Vec<String> {

@@ -10,13 +10,16 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use super::credentials::{Credentials, EndedRun};
 use super::dependencies::{Graph, Name};
 use super::occupancy::Occupancy;
 use super::parking::{Bucket, Id, Parking, Rank};
-use super::pass::RoleState;
+use super::resolve::Outcome;
+use super::room::{Group, stopped_slots};
+use super::wait::Wait;
 use super::{Holder, HolderId, PoolFacts, SystemFacts, TaskFacts, Waiting};
+use crate::crd::Purpose;
 use crate::crd::task::ResolvedDependency;
-use crate::crd::{Role, TaskPhase};
 use crate::plan::lanes::{self, LaneRules};
 
 /// Where a Task is.
@@ -53,27 +56,6 @@ pub(super) struct Entry {
     pub told: Option<Waiting>,
 }
 
-/// What a Task is as somebody's dependency.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
-    Pending,
-    /// Done, or cancelled by an explicit wish (design 4: dependencies).
-    Resolved,
-    /// Cancelled otherwise.
-    GivenUp,
-}
-
-impl Outcome {
-    fn of(facts: &TaskFacts) -> Self {
-        match facts.phase {
-            TaskPhase::Done => Self::Resolved,
-            TaskPhase::Cancelled if facts.cancel => Self::Resolved,
-            TaskPhase::Cancelled => Self::GivenUp,
-            TaskPhase::Queued | TaskPhase::Running | TaskPhase::Blocked | TaskPhase::Failed => Self::Pending,
-        }
-    }
-}
-
 /// The admission queue of one namespace.
 #[derive(Debug, Default)]
 pub struct Queue {
@@ -94,9 +76,15 @@ pub struct Queue {
     pub(super) pools: BTreeMap<String, PoolFacts>,
     pub(super) system: Option<SystemFacts>,
     pub(super) lanes: LaneRules,
+    /// Target areas of a merge.
+    pub(super) merge_areas: Vec<String>,
+    /// Slots whose agents are stopped, by pool.
+    pub(super) stopped_slots: HashMap<String, BTreeSet<u32>>,
+    pub(super) credentials: Credentials,
     /// The System changed since the last pass.
     pub(super) system_changed: bool,
-    pub(super) role_states: BTreeMap<Role, RoleState>,
+    /// Why each group is shut, as last told.
+    pub(super) shut: BTreeMap<Group, Wait>,
     pub(super) examined: u64,
 }
 
@@ -203,11 +191,21 @@ impl Queue {
         if self.system == system {
             return;
         }
-        self.system_changed = true;
-        if let Some(rules) = system.as_ref().map(|system| LaneRules::new(&system.lanes))
-            && rules != self.lanes
-        {
+        // What the System says about its budget changes often and is not told again.
+        let told = |facts: &SystemFacts| SystemFacts {
+            budget: facts.budget.as_ref().map(|_| String::new()),
+            ..facts.clone()
+        };
+        self.system_changed |= self.system.as_ref().map(told) != system.as_ref().map(told);
+        let stopped = system.as_ref().map(|system| stopped_slots(&system.stopped));
+        self.stopped_slots = stopped.unwrap_or_default();
+        let rules = system.as_ref().map(|system| LaneRules::new(&system.lanes));
+        let rules = rules.unwrap_or_else(|| self.lanes.clone());
+        let merge_areas: Vec<String> =
+            system.iter().map(|system| system.merge_area.clone()).filter(|area| !area.is_empty()).collect();
+        if rules != self.lanes || merge_areas != self.merge_areas {
             self.lanes = rules;
+            self.merge_areas = merge_areas;
             for id in self.parking.clear() {
                 if let Some(entry) = self.tasks.get_mut(&id) {
                     entry.place = Place::Dirty;
@@ -244,6 +242,16 @@ impl Queue {
         if let Some(before) = before.filter(|before| *before != task) {
             self.touch_holder(&before);
         }
+    }
+
+    /// Takes in that a Run with a credential has ended, and how.
+    pub fn run_ended(&mut self, run_uid: &str, ended: EndedRun) {
+        self.credentials.insert(run_uid, ended);
+    }
+
+    /// Forgets a Run that no longer exists.
+    pub fn forget_run(&mut self, run_uid: &str) {
+        self.credentials.remove(run_uid);
     }
 
     /// Takes in that a Run is terminal or gone, or that a Pod is.
@@ -376,10 +384,20 @@ impl Queue {
         }
     }
 
-    /// What the Task with this name is as a dependency, with its uid; `None`: there is no such Task.
-    pub(super) fn outcome(&self, name: &str) -> Option<(Outcome, &str)> {
-        let entry = self.tasks.get(self.by_name.get(name)?)?;
-        Some((Outcome::of(&entry.facts), entry.facts.uid.as_str()))
+    pub(super) fn facts_by_name(&self, name: &str) -> Option<&TaskFacts> {
+        self.tasks.get(self.by_name.get(name)?).map(|entry| &entry.facts)
+    }
+
+    pub(super) fn entry(&self, task_uid: &str) -> Option<&Entry> {
+        self.tasks.get(self.by_uid.get(task_uid)?)
+    }
+
+    /// Areas that the Task's next Run occupies.
+    pub(super) fn areas<'a>(&'a self, facts: &'a TaskFacts) -> &'a [String] {
+        match facts.purpose {
+            Purpose::Merge => &self.merge_areas,
+            Purpose::Execute | Purpose::Judge | Purpose::Plan => &facts.areas,
+        }
     }
 }
 

@@ -1,9 +1,12 @@
 //! Reasons to wait, in words for people. Owns what is said about each and who can change it; no
 //! positions and no counts, so that a text stays true while the reason lasts.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::crd::{NextKind, Role};
+
+/// Moments that need not be told apart.
+const CLOSE: SignedDuration = SignedDuration::from_mins(10);
 
 /// Why a queued Task is not admitted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,6 +19,18 @@ pub enum Wait {
     NoPool { role: Role },
     /// Every pool of the role is suspended; one of them.
     PoolSuspended { role: Role, pool: String },
+    /// An Operation has stopped the component that admits such Runs.
+    ComponentStopped { component: &'static str },
+    /// A token budget is used up; what the System says about it.
+    Budget { message: String },
+    /// Every agent of the role is stopped; one of them.
+    AgentsStopped { role: Role, agent: String },
+    /// Every agent of the role has crashed lately; the one that comes back first, and when. Absent:
+    /// when somebody starts it.
+    AgentsHeld { role: Role, agent: String, until: Option<Timestamp> },
+    /// The provider's limit on the credential of every pool of the role is reached; until when. Absent:
+    /// one Run is trying it.
+    CredentialHeld { credential: String, until: Option<Timestamp> },
     /// All slots of the role are taken.
     Slots { role: Role },
     /// `maxConcurrent` Tasks are in progress.
@@ -48,6 +63,11 @@ impl Wait {
             Self::NoSystem => "NoSystem",
             Self::NoPool { .. } => "NoPool",
             Self::PoolSuspended { .. } => "PoolSuspended",
+            Self::ComponentStopped { .. } => "ComponentStopped",
+            Self::Budget { .. } => "BudgetExceeded",
+            Self::AgentsStopped { .. } => "AgentsStopped",
+            Self::AgentsHeld { .. } => "AgentsHeld",
+            Self::CredentialHeld { .. } => "CredentialHeld",
             Self::Slots { .. } => "NoFreeSlot",
             Self::MaxConcurrent => "MaxConcurrent",
             Self::Lane { .. } => "LaneFull",
@@ -65,8 +85,12 @@ impl Wait {
     /// What ends the wait.
     pub fn next_kind(&self) -> NextKind {
         match self {
-            Self::RetryAt(_) => NextKind::Time,
-            Self::Slots { .. }
+            Self::RetryAt(_)
+            | Self::AgentsHeld { until: Some(_), .. }
+            | Self::CredentialHeld { until: Some(_), .. } => NextKind::Time,
+            Self::CredentialHeld { until: None, .. }
+            | Self::Budget { .. }
+            | Self::Slots { .. }
             | Self::MaxConcurrent
             | Self::Lane { .. }
             | Self::Area { .. }
@@ -76,6 +100,9 @@ impl Wait {
             | Self::NoSystem
             | Self::NoPool { .. }
             | Self::PoolSuspended { .. }
+            | Self::ComponentStopped { .. }
+            | Self::AgentsStopped { .. }
+            | Self::AgentsHeld { until: None, .. }
             | Self::UnknownDependency { .. }
             | Self::CancelledDependency { .. }
             | Self::DependencyCycle { .. }
@@ -87,10 +114,14 @@ impl Wait {
     pub fn at(&self) -> Option<Timestamp> {
         match self {
             Self::RetryAt(at) => Some(*at),
+            Self::AgentsHeld { until, .. } | Self::CredentialHeld { until, .. } => *until,
             Self::Disarmed
             | Self::NoSystem
             | Self::NoPool { .. }
             | Self::PoolSuspended { .. }
+            | Self::ComponentStopped { .. }
+            | Self::Budget { .. }
+            | Self::AgentsStopped { .. }
             | Self::Slots { .. }
             | Self::MaxConcurrent
             | Self::Lane { .. }
@@ -115,6 +146,31 @@ impl Wait {
             Self::PoolSuspended { role, pool } => {
                 format!("every AgentPool with role {} is suspended: resume one, such as {pool}", role.word())
             }
+            Self::ComponentStopped { component } => format!(
+                "the {component} is stopped: start it with an Operation of type Start and target {component}"
+            ),
+            Self::Budget { message } => format!("waits until the token budget allows more: {message}"),
+            Self::AgentsStopped { role, agent } => format!(
+                "every agent with role {} is stopped: start one with an Operation of type Start, such as {agent}",
+                role.word()
+            ),
+            Self::AgentsHeld { role, agent, until: Some(until) } => format!(
+                "every agent with role {} has crashed lately: {agent} takes Runs again at {until:.0}",
+                role.word()
+            ),
+            Self::AgentsHeld { role, agent, until: None } => format!(
+                "every agent with role {} has crashed too often: mend the cause, then start one with an \
+                 Operation of type Start, such as {agent}",
+                role.word()
+            ),
+            Self::CredentialHeld { credential, until: Some(until) } => format!(
+                "the provider's limit on Secret {credential} is reached: at {until:.0} one Run tries it \
+                 again, the others follow when it gets through"
+            ),
+            Self::CredentialHeld { credential, until: None } => format!(
+                "the provider's limit on Secret {credential} was reached: one Run is trying it again, the \
+                 others follow when it gets through"
+            ),
             Self::Slots { role } => {
                 format!("waits for a free slot of an AgentPool with role {}", role.word())
             }
@@ -147,8 +203,25 @@ impl Wait {
     pub fn says_the_same(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Area { area: a, .. }, Self::Area { area: b, .. }) => a == b,
-            (Self::Dependencies { .. }, Self::Dependencies { .. }) => true,
+            (Self::Dependencies { .. }, Self::Dependencies { .. })
+            | (Self::Budget { .. }, Self::Budget { .. }) => true,
+            (Self::AgentsHeld { role: a, .. }, Self::AgentsHeld { role: b, .. }) => {
+                a == b && other.is_told_by(self.at())
+            }
+            (Self::CredentialHeld { credential: a, .. }, Self::CredentialHeld { credential: b, .. }) => {
+                a == b && other.is_told_by(self.at())
+            }
             (a, b) => a == b,
+        }
+    }
+
+    /// Whether a person who was told this moment need not be told the one of `self`: they are close,
+    /// or it is over. What holds many Tasks for a little longer must not write to all of them.
+    pub fn is_told_by(&self, told: Option<Timestamp>) -> bool {
+        match (told, self.at()) {
+            (_, None) => true,
+            (None, Some(_)) => false,
+            (Some(told), Some(at)) => told.duration_since(at).abs() <= CLOSE,
         }
     }
 }

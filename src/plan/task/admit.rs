@@ -4,32 +4,74 @@ use jiff::Timestamp;
 
 use super::Observed;
 use super::ended::INFRA_CAP;
-use super::status::{drop_adjustments, enter, generation, is_edited, mark, watch};
+use super::status::{enter, mark, observe_spec, watch};
 use crate::crd::condition::is_true;
+use crate::crd::judge::JudgeStage;
 use crate::crd::task::{ResolvedDependency, condition};
-use crate::crd::{Purpose, Run, Task, TaskPhase, TaskStatus};
+use crate::crd::{BlockReason, JudgeStatus, Purpose, Run, Task, TaskPhase, TaskStatus};
 
-/// A Run that was created for the next attempt before the Task could be marked.
+/// A Run that was created for the next attempt, review or merge before the Task could be marked.
 pub(in crate::plan) fn unclaimed<'a>(o: &Observed<'a>, status: &TaskStatus) -> Option<&'a Run> {
+    if let Some(judge) = awaiting_judge(status) {
+        return unclaimed_review(o, judge);
+    }
     let newest = o.runs.iter().copied().filter(|r| !is_review(r)).max_by_key(|r| r.spec.attempt)?;
     let claimable = status.phase != TaskPhase::Running && newest.spec.attempt > status.attempts;
     claimable.then_some(newest)
 }
 
-/// The status of a Task whose Run `run` has just been created: it is Running.
+/// The review of a Task that waits for a Judge or Merge Run.
+fn awaiting_judge(status: &TaskStatus) -> Option<&JudgeStatus> {
+    let waits = status.phase == TaskPhase::Blocked
+        && status.block_reason == Some(BlockReason::AwaitingJudge)
+        && status.current_run.is_empty();
+    status.judge.as_ref().filter(|_| waits)
+}
+
+fn unclaimed_review<'a>(o: &Observed<'a>, judge: &JudgeStatus) -> Option<&'a Run> {
+    let (purpose, next) = match judge.stage {
+        JudgeStage::Review => (Purpose::Judge, judge.reviews + 1),
+        JudgeStage::Merge => (Purpose::Merge, judge.merges + 1),
+        JudgeStage::Settled => return None,
+    };
+    o.runs.iter().copied().find(|run| {
+        run.spec.purpose == purpose
+            && run.spec.review.as_ref().is_some_and(|target| {
+                target.run_uid == judge.run_uid
+                    && target.head_commit == judge.head_commit
+                    && target.version == next
+            })
+    })
+}
+
+/// The status of a Task whose Run `run` has just been created. It is Running; with a Judge or Merge Run
+/// it stays as it is and only says so.
 ///
 /// `resolved` are the dependencies on which the admission relied; they stay resolved.
 pub fn admitted(task: &Task, run: &Run, resolved: &[ResolvedDependency], now: Timestamp) -> TaskStatus {
-    let name = run.metadata.name.clone().unwrap_or_default();
     let mut status = task.status.clone().unwrap_or_default();
-    status.attempts = run.spec.attempt;
+    let name = run.metadata.name.clone().unwrap_or_default();
     status.current_run.clone_from(&name);
     status.last_run.clone_from(&name);
     status.agent.clone_from(&run.spec.agent);
     status.retry_at = None;
-    if is_edited(task, &status) {
-        drop_adjustments(task, &mut status);
+    match run.spec.purpose {
+        Purpose::Execute | Purpose::Plan => attempt_started(task, run, resolved, status, now),
+        Purpose::Judge => review_started(task, run, status, ("Reviewing", "a review is in progress"), now),
+        Purpose::Merge => review_started(task, run, status, ("Merging", "a merge is in progress"), now),
     }
+}
+
+fn attempt_started(
+    task: &Task,
+    run: &Run,
+    resolved: &[ResolvedDependency],
+    mut status: TaskStatus,
+    now: Timestamp,
+) -> TaskStatus {
+    let name = status.current_run.clone();
+    status.attempts = run.spec.attempt;
+    observe_spec(&mut status, task);
     let effective = status.effective.get_or_insert_default();
     effective.lane = Some(run.spec.lane.clone());
     effective.target_area = run.spec.target_areas.first().cloned();
@@ -38,12 +80,35 @@ pub fn admitted(task: &Task, run: &Run, resolved: &[ResolvedDependency], now: Ti
             status.resolved_dependencies.push(dependency.clone());
         }
     }
-    status.observed_generation = generation(task);
     let next = watch(format!("Run {name} is in progress"));
     enter(&mut status, TaskPhase::Running, None, Some(next), ("task.started", ""), &name, now);
     mark(&mut status, condition::PROGRESSING, true, "Running", "an attempt is in progress", task, now);
     if is_true(&status.conditions, condition::STALLED) && status.retries.infra < INFRA_CAP {
         mark(&mut status, condition::STALLED, false, "Running", "an attempt is in progress", task, now);
+    }
+    status
+}
+
+/// Phase, reason and attempts stay: a review looks at an attempt and is none. It counts by its own
+/// ordinal, so that the same Run never counts twice (S6).
+fn review_started(
+    task: &Task,
+    run: &Run,
+    mut status: TaskStatus,
+    (reason, message): (&str, &str),
+    now: Timestamp,
+) -> TaskStatus {
+    let version = run.spec.review.as_ref().map_or(0, |target| target.version);
+    if let Some(judge) = status.judge.as_mut() {
+        match run.spec.purpose {
+            Purpose::Merge => judge.merges = judge.merges.max(version),
+            Purpose::Judge | Purpose::Execute | Purpose::Plan => judge.reviews = judge.reviews.max(version),
+        }
+    }
+    status.next = Some(watch(format!("Run {} is in progress", status.current_run)));
+    mark(&mut status, condition::PROGRESSING, true, reason, message, task, now);
+    if is_true(&status.conditions, condition::STALLED) {
+        mark(&mut status, condition::STALLED, false, reason, message, task, now);
     }
     status
 }

@@ -5,9 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::recover::failed;
-use super::status::{
-    drop_adjustments, enter, finish, first_line, follow, generation, is_edited, mark, wait_until,
-};
+use super::status::{enter, finish, first_line, follow, is_edited, mark, observe_spec, wait_until};
 use super::table::Trigger;
 use super::waiting::{cancelled, requeue};
 use super::{Observed, TaskPlan};
@@ -31,10 +29,7 @@ pub(in crate::plan) fn ended(o: &Observed, run: &Run, mut status: TaskStatus) ->
     let name = std::mem::take(&mut status.current_run);
     status.agent = String::new();
     let edited = is_edited(o.task, &status);
-    if edited {
-        drop_adjustments(o.task, &mut status);
-    }
-    status.observed_generation = generation(o.task);
+    observe_spec(&mut status, o.task);
     if o.task.spec.cancel {
         return TaskPlan::Write(Box::new(cancelled(o, status, &name)));
     }
@@ -144,7 +139,7 @@ pub(in crate::plan) fn infra(
 pub(in crate::plan) fn vanished(o: &Observed, mut status: TaskStatus) -> TaskStatus {
     let name = std::mem::take(&mut status.current_run);
     status.agent = String::new();
-    status.observed_generation = generation(o.task);
+    observe_spec(&mut status, o.task);
     if o.task.spec.cancel {
         return cancelled(o, status, &name);
     }

@@ -142,6 +142,14 @@ pub(in crate::plan) fn generation(task: &Task) -> i64 {
     task.metadata.generation.unwrap_or(0)
 }
 
+/// Takes the present spec as seen. What recovery had put in place of another one is void.
+pub(in crate::plan) fn observe_spec(status: &mut TaskStatus, task: &Task) {
+    if is_edited(task, status) {
+        drop_adjustments(task, status);
+    }
+    status.observed_generation = generation(task);
+}
+
 pub(in crate::plan) fn watch(detail: String) -> Next {
     Next { kind: NextKind::Watch, at: None, detail }
 }
