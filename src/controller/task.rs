@@ -9,8 +9,10 @@ use super::queue::Action;
 use super::run::until;
 use crate::cluster::write::Created;
 use crate::cluster::{Error, Key};
+use crate::crd::system::component;
 use crate::crd::{PodFacts, Run, Task, TaskStatus};
-use crate::plan::task::{Observed, TaskPlan, plan_task};
+use crate::plan::operation::requested_of;
+use crate::plan::task::{Observed, Orders, TaskPlan, plan_task};
 
 /// Brings one Task a step further.
 ///
@@ -31,6 +33,11 @@ async fn step(ctx: &Context, key: &Key, confirmed: bool) -> Result<Action, Error
     let settings = system.as_ref().map(|s| s.spec.clone()).unwrap_or_default();
     let children = ctx.tasks.by_index(task.metadata.uid.as_deref().unwrap_or_default());
     let children: Vec<&Task> = children.iter().map(AsRef::as_ref).collect();
+    let operations = ctx.operations.by_index(&key.namespace);
+    let orders = Orders {
+        requested: requested_of(&task, operations.iter().map(AsRef::as_ref)),
+        recovery_stopped: system.as_ref().is_some_and(|s| s.is_stopped(component::CYCLE_MANAGER)),
+    };
     let now = ctx.now();
     let observed = Observed {
         task: &task,
@@ -39,6 +46,7 @@ async fn step(ctx: &Context, key: &Key, confirmed: bool) -> Result<Action, Error
         confirmed,
         system: &settings,
         children: &children,
+        orders,
         now,
     };
     match plan_task(&observed) {

@@ -13,6 +13,8 @@
 //! | Running | a limit is reached | Blocked NeedsRework, a person decides | `task.recovery_escalated` |
 //! | Failed, Blocked | `retryAt` has come | Queued | `task.requeued` |
 //! | Blocked, a person decides | the spec was edited | Queued | `task.requeued` |
+//! | Queued, Failed, Blocked | Operation Requeue | Queued, no cost | `task.requeued`, `operation` |
+//! | Queued, Failed, Blocked | Operation Complete | Done | `task.done`, `operation` |
 //! | Done, Cancelled | | absorbed | |
 //!
 //! Sources: `spec/convergence.md` 2.1, 5.5, 5.6 with the design's decisions (one clock, limits read
@@ -20,6 +22,7 @@
 
 mod admit;
 mod ended;
+mod requested;
 pub(in crate::plan) mod status;
 #[cfg(test)]
 mod tests;
@@ -31,6 +34,8 @@ pub use self::admit::admitted;
 use self::admit::unclaimed;
 pub use self::ended::INFRA_CAP;
 use self::ended::{ended, vanished};
+use self::requested::ordered;
+pub use self::requested::{CYCLE_MANAGER_STOPPED, Orders, Requested};
 use self::status::{mark, watch};
 use self::waiting::{cancel, waiting};
 use crate::crd::run::condition::POD_STARTED;
@@ -51,6 +56,8 @@ pub struct Observed<'a> {
     pub system: &'a SystemSpec,
     /// Tasks whose label names this Task's uid as their parent: made by a split, the judge, or after it.
     pub children: &'a [&'a Task],
+    /// What people have ordered by Operations.
+    pub orders: Orders,
     pub now: Timestamp,
 }
 
@@ -80,6 +87,9 @@ pub fn plan_task(o: &Observed) -> TaskPlan {
     }
     if !status.current_run.is_empty() {
         return running(o, status);
+    }
+    if let Some(plan) = ordered(o, &status) {
+        return plan;
     }
     match status.phase {
         // Only an older version or a hand wrote a Running Task without a Run: it goes on.
