@@ -76,7 +76,8 @@ async fn stop_all_deletes_pods_that_no_run_accounts_for() {
     let _member = world.operator("one").start().await;
     let restricted = json!({"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}});
     let stray: Pod = serde_json::from_value(json!({
-        "metadata": {"name": "stray", "labels": {"opentiger.dev/run": "stray"}},
+        "metadata": {"name": "stray", "labels": {"opentiger.dev/run": "stray"},
+            "annotations": {"kwok.opentiger.dev/run-for": "10m"}},
         "spec": {"securityContext": {"runAsNonRoot": true, "runAsUser": 65532, "seccompProfile": {"type": "RuntimeDefault"}},
             "containers": [{"name": "agent", "image": "agent:test", "securityContext": restricted}]},
     }))
