@@ -340,7 +340,7 @@ spec: {title: t, goal: g}",
 async fn the_examples_are_accepted() {
     let (client, namespace) = fixture().await;
     let mut kinds = Vec::new();
-    for file in ["system", "agentpools", "tasks"] {
+    for file in ["system", "agentpools", "tasks", "operation"] {
         let path = root().join(format!("manifests/examples/{file}.yaml"));
         let content = std::fs::read_to_string(&path)
             .unwrap_or_else(|e| panic!("failed to read {}: {e}", path.display()));

@@ -501,7 +501,9 @@ async fn short_names_and_the_category_are_served() {
     let (client, _namespace) = fixture().await;
     let resources =
         client.list_api_group_resources("opentiger.dev/v1alpha1").await.expect("discovery").resources;
-    for (plural, short) in [("tasks", "ott"), ("runs", "otr"), ("agentpools", "otp"), ("systems", "ots")] {
+    for (plural, short) in
+        [("tasks", "ott"), ("runs", "otr"), ("agentpools", "otp"), ("systems", "ots"), ("operations", "oto")]
+    {
         let resource =
             resources.iter().find(|r| r.name == plural).unwrap_or_else(|| panic!("{plural} is served"));
         assert_eq!(resource.short_names.clone().unwrap_or_default(), [short]);

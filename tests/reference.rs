@@ -18,6 +18,7 @@ const AS_IN_A_POD: &[&str] = &["tolerations", "nodeSelector", "imagePullSecrets"
 /// Kinds that people write, with an example.
 const EXAMPLES: &[(&str, &str)] = &[
     ("AgentPool", "manifests/examples/agentpools.yaml"),
+    ("Operation", "manifests/examples/operation.yaml"),
     ("System", "manifests/examples/system.yaml"),
     ("Task", "manifests/examples/tasks.yaml"),
 ];

@@ -1,5 +1,7 @@
 //! The `opentiger` program: wiring only.
 
+mod cli;
+
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -33,6 +35,13 @@ enum Command {
     Migrate(MigrateConfig),
     /// Print the CustomResourceDefinitions as YAML.
     Crds,
+    /// See, arm or disarm the runtime hatch.
+    #[command(subcommand)]
+    Hatch(cli::Hatch),
+    /// Stop a component or an agent until it is started, or everything.
+    Stop(cli::Target),
+    /// Start a component or an agent that was stopped, or everything that is.
+    Start(cli::Target),
     /// Say why a Task does not move, step by step, from the objects of its namespace.
     Why(WhyArgs),
 }
@@ -78,6 +87,9 @@ struct ApiArgs {
     insecure_no_auth: bool,
 }
 
+/// What the commands for people call themselves in the audit log of the API server.
+const CLI: &str = concat!("opentiger-cli/", env!("CARGO_PKG_VERSION"));
+
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Operator(config) => runtime()?.block_on(operator(config)),
@@ -93,6 +105,15 @@ fn main() -> anyhow::Result<()> {
                 println!("---\n{}", serde_saphyr::to_string(&crd)?.trim_end());
             }
             Ok(())
+        }
+        Command::Hatch(command) => {
+            runtime()?.block_on(async { cli::hatch(kubernetes(CLI).await?, command).await })
+        }
+        Command::Stop(target) => {
+            runtime()?.block_on(async { cli::stop(kubernetes(CLI).await?, target).await })
+        }
+        Command::Start(target) => {
+            runtime()?.block_on(async { cli::start(kubernetes(CLI).await?, target).await })
         }
     }
 }

@@ -4,7 +4,7 @@ use kube::{Resource, ResourceExt};
 
 use super::store::{Cached, Key};
 use crate::crd::run::RunTemplate;
-use crate::crd::{AgentPool, PodFacts, Run, System, Task, labels};
+use crate::crd::{AgentPool, Operation, PodFacts, Run, System, Task, labels};
 
 fn key<K: Resource<DynamicType = ()>>(object: &K) -> Key {
     Key::new(object.namespace().unwrap_or_default(), object.name_any())
@@ -107,6 +107,25 @@ impl Cached for System {
     }
     fn index(&self) -> Option<&str> {
         None
+    }
+    fn slim(&mut self) {
+        self.metadata.managed_fields = None;
+    }
+}
+
+impl Cached for Operation {
+    fn key(&self) -> Key {
+        key(self)
+    }
+    fn uid(&self) -> &str {
+        uid(self)
+    }
+    fn version(&self) -> u64 {
+        version(self)
+    }
+    /// By namespace while it is not over: these are few, however many are kept.
+    fn index(&self) -> Option<&str> {
+        self.metadata.namespace.as_deref().filter(|_| !self.phase().is_terminal())
     }
     fn slim(&mut self) {
         self.metadata.managed_fields = None;

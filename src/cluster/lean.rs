@@ -13,7 +13,7 @@ use kube::Resource;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 
-use crate::crd::{AgentPool, Run, System, Task};
+use crate::crd::{AgentPool, Operation, Run, System, Task};
 
 /// A kind that is put together from the decoded parts.
 pub trait FromParts: Sized {
@@ -128,6 +128,7 @@ macro_rules! whole {
 whole!(Task, crate::crd::TaskSpec, crate::crd::TaskStatus);
 whole!(Run, crate::crd::RunSpec, crate::crd::RunStatus);
 whole!(AgentPool, crate::crd::AgentPoolSpec, crate::crd::AgentPoolStatus);
+whole!(Operation, crate::crd::OperationSpec, crate::crd::OperationStatus);
 whole!(System, crate::crd::SystemSpec, crate::crd::SystemStatus);
 
 /// What is read of a Pod's spec.

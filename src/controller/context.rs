@@ -11,7 +11,7 @@ use super::clean_up::Gate;
 use super::queue::WorkQueue;
 use crate::build::pod::RunnerImage;
 use crate::cluster::{Change, Events, Key, Store, Writer};
-use crate::crd::{AgentPool, PodFacts, Run, System, Task, system};
+use crate::crd::{AgentPool, Operation, PodFacts, Run, System, Task, system};
 use crate::metrics::Metrics;
 
 /// Shared by all controllers.
@@ -22,6 +22,7 @@ pub struct Context {
     pub pods: Arc<Store<PodFacts>>,
     pub pools: Arc<Store<AgentPool>>,
     pub systems: Arc<Store<System>>,
+    pub operations: Arc<Store<Operation>>,
     pub metrics: Metrics,
     pub events: Events,
     pub runner: RunnerImage,
@@ -59,6 +60,7 @@ impl Context {
             && self.pods.synced()
             && self.pools.synced()
             && self.systems.synced()
+            && self.operations.synced()
     }
 
     /// The System of a namespace.

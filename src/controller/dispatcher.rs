@@ -21,6 +21,7 @@ use super::run::until;
 use crate::build::run::{Slot, build_review_run, build_run};
 use crate::cluster::write::Created;
 use crate::cluster::{Cached, Error, Key};
+use crate::crd::system::component;
 use crate::crd::task::{ResolvedDependency, condition};
 use crate::crd::{NextKind, Purpose, Run, Task, TaskStatus, set_condition};
 use crate::plan::dispatch::{Admission, HolderId, Queue, Wait, Waiting};
@@ -372,6 +373,10 @@ async fn apply_admission(ctx: &Context, key: &Key, admission: Admission) -> Resu
         return Err(gone(key));
     };
     let Some(term) = ctx.term(&system) else { return Err(gone(key)) };
+    // Stopped since the plan was made.
+    if [component::DISPATCHER, &admission.agent].iter().any(|name| system.is_stopped(name)) {
+        return Err(gone(key));
+    }
     let slot = Slot { agent: admission.agent, lane: admission.lane, target_areas: admission.areas, term };
     let run = match admission.purpose {
         Purpose::Execute | Purpose::Plan => build_run(&task, &system, &pool, &slot),

@@ -8,6 +8,7 @@ pub mod facts;
 pub mod logs;
 pub mod mirror;
 pub mod mirror_intake;
+pub mod operation;
 pub mod operator;
 pub mod pool;
 pub mod probes;

@@ -18,12 +18,12 @@ use super::facts::Fact;
 use super::mirror::{Bounds, Mirror};
 use super::queue::{self, WorkQueue};
 use super::wiring::{Queues, Wiring};
-use super::{pool, run as run_controller, system, task};
+use super::{operation, pool, run as run_controller, system, task};
 use crate::build::pod::RunnerImage;
 use crate::cluster::watch::{self, Listed};
 use crate::cluster::{Cached, Events, Store, Writer, definitions, leader};
 use crate::config::OperatorConfig;
-use crate::crd::{AgentPool, PodFacts, Run, System, Task, labels};
+use crate::crd::{AgentPool, Operation, PodFacts, Run, System, Task, labels};
 use crate::metrics::Metrics;
 
 /// Reconciles of one controller that run at once.
@@ -161,20 +161,24 @@ fn assemble(
     let runs = Arc::new(runs);
     let mut tasks = Store::<Task>::new(scopes);
     wiring.connect_tasks(&mut tasks, runs.clone());
+    let tasks = Arc::new(tasks);
     let mut pods = Store::<PodFacts>::new(scopes);
     wiring.connect_pods(&mut pods, gone_pods.clone());
     let mut pools = Store::<AgentPool>::new(scopes);
     wiring.connect_pools(&mut pools);
     let pools = Arc::new(pools);
     let mut systems = Store::<System>::new(scopes);
-    wiring.connect_systems(&mut systems, runs.clone(), pools.clone());
+    wiring.connect_systems(&mut systems, runs.clone(), pools.clone(), tasks.clone());
+    let mut operations = Store::<Operation>::new(scopes);
+    wiring.connect_operations(&mut operations, runs.clone(), pools.clone());
     let ctx = Arc::new(Context {
         writer: Writer::new(client.clone()),
-        tasks: Arc::new(tasks),
+        tasks,
         runs,
         pods: Arc::new(pods),
         pools,
         systems: Arc::new(systems),
+        operations: Arc::new(operations),
         metrics: metrics.clone(),
         events: Events::new(client.clone(), &config.identity),
         runner: RunnerImage {
@@ -222,6 +226,7 @@ fn start_watches(
     start!(AgentPool, ctx.pools, None, |o| o, listed(wiring, &ctx.pools, Wiring::pools_listed));
     start!(Task, ctx.tasks, None, |o| o, listed(wiring, &ctx.tasks, Wiring::tasks_listed));
     start!(Run, ctx.runs, None, |o| o, listed(wiring, &ctx.runs, Wiring::runs_listed));
+    start!(Operation, ctx.operations, None, |o| o, Box::new(|_: &str| {}));
     start!(Pod, ctx.pods, Some(labels::RUN), PodFacts::from, Box::new(|_: &str| {}));
 }
 
@@ -266,6 +271,12 @@ fn start_controllers(
     spawn("pool", &queues.pools, Box::new(move |key| Box::pin(pool::reconcile(c.clone(), b.clone(), key))));
     let c = ctx.clone();
     spawn("system", &queues.systems, Box::new(move |key| Box::pin(system::reconcile(c.clone(), key))));
+    let c = ctx.clone();
+    spawn(
+        "operation",
+        &queues.operations,
+        Box::new(move |key| Box::pin(operation::reconcile(c.clone(), key))),
+    );
     tasks.spawn(dispatch(ctx.clone(), queues.tasks.clone(), inbox, stop.clone()));
 }
 

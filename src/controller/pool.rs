@@ -11,7 +11,8 @@ use super::context::Context;
 use super::queue::Action;
 use crate::build::network_policy::build_network_policy;
 use crate::cluster::{Error, Key};
-use crate::crd::{AgentPool, AgentPoolStatus, labels, set_condition};
+use crate::crd::{AgentPool, AgentPoolStatus, Operation, labels, set_condition};
+use crate::plan::operation::released_by;
 
 /// Occupancy is written at most this often (design, rule 3.12: at most once a second). Under load every
 /// one of these writes comes on top of the six that a Task costs.
@@ -30,11 +31,23 @@ pub async fn reconcile(
     let Some(pool) = ctx.pools.get(&key) else { return Ok(Action::Await) };
     let url = ctx.system(&key.namespace).map(|s| s.spec.repository.url.clone());
     apply_network_policy(&ctx, &pool, url.as_deref()).await?;
-    let status = plan_status(&pool, &busy.agents(&key), ctx.now());
+    let mut status = plan_status(&pool, &busy.agents(&key), ctx.now());
+    release_held(&ctx, &key, &mut status);
     if let Some(written) = ctx.writer.patch_status(pool.as_ref(), pool.status.as_ref(), &status).await? {
         ctx.pools.wrote(written);
     }
     Ok(Action::Await)
+}
+
+/// Drops the holds of agents that an Operation of type Start has freed.
+fn release_held(ctx: &Context, key: &Key, status: &mut AgentPoolStatus) {
+    if status.held.is_empty() {
+        return;
+    }
+    let operations = ctx.operations.all();
+    let is_here = |o: &&Operation| o.metadata.namespace.as_deref() == Some(key.namespace.as_str());
+    let here = || operations.iter().map(AsRef::as_ref).filter(is_here);
+    status.held.retain(|hold| !released_by(here(), hold));
 }
 
 /// The status of a pool whose agents `busy` hold a Run or a Pod.

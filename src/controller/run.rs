@@ -15,6 +15,7 @@ use crate::cluster::write::Created;
 use crate::cluster::{Error, ErrorClass, Key};
 use crate::crd::run::condition;
 use crate::crd::{Logs, PodFacts, Run, RunPhase, RunStatus, System, Task, set_condition};
+use crate::plan::operation::cancel_of;
 use crate::plan::run::{
     NotStarted, Observed, PodView, RunPlan, plan_run, reason, refused, shown_as_not_started,
 };
@@ -34,6 +35,8 @@ pub async fn reconcile(ctx: Arc<Context>, key: Key) -> Result<Action, Error> {
     let system = ctx.system(&key.namespace);
     let (present, gone) = observe_pod(&ctx, &key, &uid);
     let refusal = ctx.refusals.lock().unwrap_or_else(PoisonError::into_inner).get(&uid).cloned();
+    let operations = ctx.operations.by_index(&key.namespace);
+    let cancel = cancel_of(&run, system.as_deref(), operations.iter().map(AsRef::as_ref));
     let now = ctx.now();
     let observed = Observed {
         run: &run,
@@ -45,6 +48,7 @@ pub async fn reconcile(ctx: Arc<Context>, key: Key) -> Result<Action, Error> {
             (None, None) => PodView::Unseen,
         },
         refusal: refusal.as_deref(),
+        cancel: cancel.as_ref(),
         now,
     };
     match plan_run(&observed) {

@@ -8,7 +8,9 @@ use kube::{Client, ResourceExt};
 use super::context::Context;
 use super::queue::Action;
 use crate::cluster::{Error, Key};
-use crate::crd::{HatchState, RuntimeHatch, System, SystemStatus, set_condition};
+use crate::crd::system::component;
+use crate::crd::{Hatch, HatchState, System, SystemStatus, set_condition};
+use crate::plan::hatch;
 
 /// Raises the term of every System in the watched namespaces, before anything is listed: what a
 /// former leader still creates is refused by the admission policy from then on (design, rule 3.5).
@@ -69,35 +71,44 @@ async fn raise_term(ctx: &Context, system: &System) -> Result<(), Error> {
     Ok(())
 }
 
-/// The status of a System: the hatch follows the spec, `Manual` leaves it as it is.
+/// Puts what an Operation has decided into the System: the hatch, and what is stopped. Returns `false`
+/// without a write while this leader's term is not in force.
+///
+/// # Errors
+/// `Conflict` when the System has changed since it was read.
+pub async fn apply_latch(
+    ctx: &Context,
+    system: &System,
+    hatch: Hatch,
+    stopped: Vec<String>,
+) -> Result<bool, Error> {
+    let Some(term) = ctx.term(system) else { return Ok(false) };
+    let mut latched = system.clone();
+    let status = latched.status.get_or_insert_default();
+    (status.hatch, status.stopped) = (hatch, stopped);
+    let status = plan_status(&latched, term, ctx.now());
+    if let Some(written) = ctx.writer.patch_status(system, system.status.as_ref(), &status).await? {
+        tracing::info!(armed = written.is_armed(), stopped = status.stopped.len(), "latch written");
+        ctx.systems.wrote(written);
+    }
+    Ok(true)
+}
+
+/// The status of a System: the hatch follows the spec where that says something new, and the condition
+/// follows the hatch.
 fn plan_status(system: &System, term: i64, now: jiff::Timestamp) -> SystemStatus {
     let mut status = system.status.clone().unwrap_or_default();
     let generation = system.metadata.generation.unwrap_or(0);
-    let wanted = match system.spec.runtime_hatch {
-        RuntimeHatch::Armed => HatchState::Armed,
-        RuntimeHatch::Disarmed => HatchState::Disarmed,
-        RuntimeHatch::Manual => status.hatch.state,
-    };
-    if status.hatch.state != wanted || status.hatch.since.is_none() {
-        status.hatch.state = wanted;
-        status.hatch.since = Some(now);
-        status.hatch.by = "spec".into();
-        status.hatch.reason = format!("spec.runtimeHatch is {}", hatch_word(system.spec.runtime_hatch));
-    }
+    status.hatch = hatch::following(system, now);
     status.term = term;
     status.observed_generation = generation;
-    let (ready, reason, message) = match wanted {
+    let (ready, reason, message) = match status.hatch.state {
+        HatchState::Armed if system.is_stopped(component::DISPATCHER) => {
+            (false, "DispatcherStopped", "the dispatcher is stopped: nothing new is started")
+        }
         HatchState::Armed => (true, "Armed", "Runs are started"),
         HatchState::Disarmed => (false, "Disarmed", "the runtime hatch is disarmed: nothing is started"),
     };
     set_condition(&mut status.conditions, "Ready", ready, reason, message, generation, now);
     status
-}
-
-fn hatch_word(hatch: RuntimeHatch) -> &'static str {
-    match hatch {
-        RuntimeHatch::Manual => "Manual",
-        RuntimeHatch::Armed => "Armed",
-        RuntimeHatch::Disarmed => "Disarmed",
-    }
 }

@@ -9,9 +9,11 @@ use super::queue::Action;
 use super::run::until;
 use crate::cluster::write::Created;
 use crate::cluster::{Error, ErrorClass, Key};
+use crate::crd::system::component;
 use crate::crd::task::condition;
 use crate::crd::{Next, NextKind, PodFacts, Run, Task, TaskStatus, labels};
-use crate::plan::task::{Observed, TaskPlan, child_refused, plan_task};
+use crate::plan::operation::requested_of;
+use crate::plan::task::{Observed, Orders, TaskPlan, child_refused, plan_task};
 
 /// How the sentence of [`apply_refusal`] starts.
 const CANNOT_CREATE: &str = "a Task that carries this one on cannot be created";
@@ -35,6 +37,11 @@ async fn step(ctx: &Context, key: &Key, confirmed: bool) -> Result<Action, Error
     let settings = system.as_ref().map(|s| s.spec.clone()).unwrap_or_default();
     let children = ctx.tasks.by_index(task.metadata.uid.as_deref().unwrap_or_default());
     let children: Vec<&Task> = children.iter().map(AsRef::as_ref).collect();
+    let operations = ctx.operations.by_index(&key.namespace);
+    let orders = Orders {
+        requested: requested_of(&task, operations.iter().map(AsRef::as_ref)),
+        recovery_stopped: system.as_ref().is_some_and(|s| s.is_stopped(component::CYCLE_MANAGER)),
+    };
     let now = ctx.now();
     let observed = Observed {
         task: &task,
@@ -43,6 +50,7 @@ async fn step(ctx: &Context, key: &Key, confirmed: bool) -> Result<Action, Error
         confirmed,
         system: &settings,
         children: &children,
+        orders,
         now,
     };
     match plan_task(&observed) {

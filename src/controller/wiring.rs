@@ -12,7 +12,9 @@ use super::mirror::{Kind, Mirror, Mirrored};
 use super::pool::WRITE_EVERY;
 use super::queue::WorkQueue;
 use crate::cluster::{Cached, Change, Key, Store};
-use crate::crd::{AgentPool, PodFacts, Run, System, Task, labels, system};
+use crate::crd::{
+    AgentPool, Operation, OperationPhase, OperationType, PodFacts, Run, System, Task, labels, system,
+};
 use crate::metrics::Metrics;
 use crate::plan::dispatch::{Holder, HolderId};
 
@@ -23,6 +25,7 @@ pub struct Queues {
     pub runs: WorkQueue,
     pub pools: WorkQueue,
     pub systems: WorkQueue,
+    pub operations: WorkQueue,
     pub clean_up: WorkQueue,
 }
 
@@ -34,6 +37,8 @@ pub struct Wiring {
     busy: Arc<Busy>,
     metrics: Metrics,
     without_next: Mutex<HashSet<String>>,
+    /// Namespaces whose cycle-manager is stopped.
+    recovery_stopped: Mutex<HashSet<String>>,
 }
 
 impl Wiring {
@@ -45,7 +50,15 @@ impl Wiring {
         busy: Arc<Busy>,
         metrics: Metrics,
     ) -> Self {
-        Self { queues, facts, mirror, busy, metrics, without_next: Mutex::default() }
+        Self {
+            queues,
+            facts,
+            mirror,
+            busy,
+            metrics,
+            without_next: Mutex::default(),
+            recovery_stopped: Mutex::default(),
+        }
     }
 
     fn tell(&self, namespace: &str, fact: Fact) {
@@ -207,13 +220,14 @@ impl Wiring {
         });
     }
 
-    /// A System wakes its own controller, the dispatcher, and every Run and pool of its namespace: it
-    /// changes rarely.
+    /// A System wakes its own controller, the dispatcher, the Operations, and every Run and pool of its
+    /// namespace: it changes rarely. When the cycle-manager is started, every Task.
     pub fn connect_systems(
         self: &Arc<Self>,
         store: &mut Store<System>,
         runs: Arc<Store<Run>>,
         pools: Arc<Store<AgentPool>>,
+        tasks: Arc<Store<Task>>,
     ) {
         let wiring = self.clone();
         store.on_change(move |change| {
@@ -225,17 +239,73 @@ impl Wiring {
                     Change::Deleted(_) => None,
                 };
                 wiring.tell(&key.namespace, Fact::System(facts));
+                wiring.wake_when_started(object, &tasks);
             }
-            for run in runs.all().into_iter().filter(|r| is_in(r.as_ref(), &key.namespace)) {
-                if !run.status.as_ref().is_some_and(|s| s.phase.is_terminal()) {
-                    wiring.queues.runs.add(run.key());
-                }
-            }
+            wiring.wake_runs(&key.namespace, &runs);
+            wiring.queues.operations.add(super::operation::key(&key.namespace));
             for pool in pools.by_index(&key.namespace) {
                 wiring.queues.pools.add(pool.key());
             }
             wiring.queues.systems.add(key);
             wiring.mirror(map(change, Mirrored::System));
+        });
+    }
+
+    /// Wakes every Task of the namespace once its cycle-manager is no longer stopped: what was due
+    /// meanwhile happens now.
+    fn wake_when_started(&self, system: &System, tasks: &Store<Task>) {
+        let namespace = system.key().namespace;
+        let mut stopped = self.recovery_stopped.lock().unwrap_or_else(PoisonError::into_inner);
+        if system.is_stopped(system::component::CYCLE_MANAGER) {
+            stopped.insert(namespace);
+        } else if stopped.remove(&namespace) {
+            for task in tasks.all().into_iter().filter(|t| is_in(t.as_ref(), &namespace)) {
+                self.queues.tasks.add(task.key());
+            }
+        }
+    }
+
+    /// Wakes every Run of the namespace that is not over.
+    fn wake_runs(&self, namespace: &str, runs: &Store<Run>) {
+        for run in runs.all().into_iter().filter(|r| is_in(r.as_ref(), namespace)) {
+            if !run.status.as_ref().is_some_and(|s| s.phase.is_terminal()) {
+                self.queues.runs.add(run.key());
+            }
+        }
+    }
+
+    /// An Operation wakes the controller of its kind, and whoever carries it out.
+    pub fn connect_operations(
+        self: &Arc<Self>,
+        store: &mut Store<Operation>,
+        runs: Arc<Store<Run>>,
+        pools: Arc<Store<AgentPool>>,
+    ) {
+        let wiring = self.clone();
+        store.on_change(move |change| {
+            let (Change::Applied(operation) | Change::Deleted(operation)) = change;
+            let namespace = operation.key().namespace;
+            wiring.queues.operations.add(super::operation::key(&namespace));
+            if operation.phase() == OperationPhase::Pending {
+                return;
+            }
+            match operation.spec.type_ {
+                OperationType::StopAll | OperationType::Stop => wiring.wake_runs(&namespace, &runs),
+                OperationType::Start => {
+                    for pool in pools.by_index(&namespace) {
+                        wiring.queues.pools.add(pool.key());
+                    }
+                }
+                OperationType::Requeue | OperationType::Complete => {
+                    if let Some(task) = &operation.spec.task_ref {
+                        wiring.queues.tasks.add(Key::new(&namespace, &task.name));
+                    }
+                }
+                OperationType::Arm
+                | OperationType::Disarm
+                | OperationType::Cleanup
+                | OperationType::Preflight => {}
+            }
         });
     }
 

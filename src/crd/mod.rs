@@ -8,6 +8,7 @@ pub mod duration;
 pub mod judge;
 pub mod labels;
 pub mod names;
+pub mod operation;
 pub mod pod;
 pub mod pool;
 pub mod recovery;
@@ -21,11 +22,12 @@ pub mod words;
 pub use condition::{Condition, set_condition};
 pub use duration::GoDuration;
 pub use judge::{JudgeSettings, JudgeStatus};
+pub use operation::{Operation, OperationPhase, OperationSpec, OperationStatus, OperationType};
 pub use pod::{ContainerFacts, ContainerState, PodFacts, PodPhase, Terminated};
-pub use pool::{AgentPool, AgentPoolSpec, AgentPoolStatus, Executor, ExecutorType, Role};
+pub use pool::{AgentHold, AgentPool, AgentPoolSpec, AgentPoolStatus, Executor, ExecutorType, Role};
 pub use recovery::{FailureDetail, PathRecovery};
 pub use run::{FailureClass, Logs, Purpose, Run, RunPhase, RunSpec, RunStatus, TokenUsage};
-pub use system::{Hatch, HatchState, RuntimeHatch, System, SystemSpec, SystemStatus};
+pub use system::{Hatch, HatchChange, HatchState, RuntimeHatch, System, SystemSpec, SystemStatus};
 pub use task::{BlockReason, Next, NextKind, Task, TaskPhase, TaskSpec, TaskStatus};
 
 /// API group of every kind.

@@ -295,6 +295,10 @@ pub struct AgentHold {
     #[schemars(length(max = 63))]
     pub name: String,
     pub reason: AgentHoldReason,
+    /// Since when it takes none. An Operation of type Start that succeeded later frees it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub since: Option<Timestamp>,
     /// When it takes Runs again; absent: when somebody starts it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>")]

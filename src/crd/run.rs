@@ -398,6 +398,10 @@ pub struct RunStatus {
     #[serde(skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 2048))]
     pub summary: String,
+    /// Uid of the Operation that cancelled it; the Operation counts its Runs by this.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 64))]
+    pub cancelled_by: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub logs: Option<Logs>,
     #[serde(skip_serializing_if = "Vec::is_empty")]

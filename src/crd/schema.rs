@@ -6,7 +6,7 @@ use kube::CustomResourceExt;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::{AgentPool, Run, System, Task, labels};
+use super::{AgentPool, Operation, Run, System, Task, labels};
 
 /// Every CustomResourceDefinition, ready to apply, in a fixed order.
 ///
@@ -15,6 +15,7 @@ use super::{AgentPool, Run, System, Task, labels};
 pub fn all() -> Result<Vec<CustomResourceDefinition>, serde_json::Error> {
     [
         (AgentPool::crd(), json!({})),
+        (Operation::crd(), json!({"phase": "Pending"})),
         (Run::crd(), json!({"phase": "Running"})),
         (System::crd(), json!({"hatch": {"state": "Disarmed"}, "term": 0})),
         (Task::crd(), json!({"phase": "Queued", "next": {"kind": "Watch", "detail": "not yet considered"}})),

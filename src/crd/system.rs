@@ -37,8 +37,9 @@ pub const NAME: &str = "default";
 )]
 #[serde(rename_all = "camelCase")]
 pub struct SystemSpec {
-    /// `Armed` lets Runs start. `Disarmed` locks: nothing starts. `Manual`: the state stays as it was
-    /// last set, Disarmed at first.
+    /// `Manual`: as Operations of type Arm and Disarm say, Disarmed at first. `Armed`: armed until an
+    /// Operation disarms it, then until an Operation arms it or this value is edited. `Disarmed`: locked,
+    /// nothing starts whatever an Operation says.
     #[serde(default)]
     pub runtime_hatch: RuntimeHatch,
     /// Where the code comes from and goes to.
@@ -273,6 +274,36 @@ pub struct Hatch {
     /// Why.
     #[schemars(length(max = 1024))]
     pub reason: String,
+    /// The value of `spec.runtimeHatch` that has had its effect: only another one has it again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub followed: Option<RuntimeHatch>,
+    /// The last changes, oldest first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 20))]
+    pub history: Vec<HatchChange>,
+}
+
+/// Changes of the hatch that are remembered.
+pub const MAX_HATCH_CHANGES: usize = 20;
+
+/// One change of the runtime hatch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HatchChange {
+    pub state: HatchState,
+    #[schemars(with = "String")]
+    pub at: Timestamp,
+    /// Who set it.
+    #[schemars(length(max = 256))]
+    pub by: String,
+    /// Why.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 1024))]
+    pub reason: String,
+    /// Uid of the Operation that set it, so that none has its effect twice.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 64))]
+    pub operation: String,
 }
 
 /// What people read. Written by the system controller only.

@@ -397,6 +397,11 @@ pub struct TaskStatus {
     #[serde(skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 63))]
     pub superseded_by: String,
+    /// Uid of the last Operation (Requeue, Complete) that was carried out on this Task, so that none is
+    /// carried out twice.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 64))]
+    pub last_operation: String,
     /// Review and merge of the last successful Run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub judge: Option<JudgeStatus>,

@@ -7,8 +7,10 @@ pub mod command;
 pub mod dispatch;
 #[cfg(test)]
 pub mod fixtures;
+pub mod hatch;
 pub mod judge;
 pub mod lanes;
+pub mod operation;
 pub mod policy;
 pub mod priority;
 pub mod quota;

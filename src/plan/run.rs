@@ -8,10 +8,13 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
+use super::operation::Cancel;
 use super::verdict::{self, Verdict};
 use crate::crd::judge::JudgeStage;
 use crate::crd::run::condition::POD_STARTED;
-use crate::crd::{ContainerState, GoDuration, PodFacts, Purpose, Run, System, Task, TaskStatus, wire};
+use crate::crd::{
+    ContainerState, GoDuration, PodFacts, Purpose, Run, RunPhase, System, Task, TaskStatus, wire,
+};
 
 /// Reasons of the condition `PodStarted`.
 pub mod reason {
@@ -55,6 +58,8 @@ pub struct Observed<'a> {
     pub pod: PodView<'a>,
     /// The last refusal to create the Pod, in the API server's words.
     pub refusal: Option<&'a str>,
+    /// An Operation ends this Run.
+    pub cancel: Option<&'a Cancel>,
     pub now: Timestamp,
 }
 
@@ -122,12 +127,11 @@ pub fn plan_run(o: &Observed) -> RunPlan {
     match o.pod {
         PodView::Unseen => without_pod(o, task),
         PodView::Present(pod) => with_pod(o, task, pod),
-        PodView::Gone(pod) if pod.phase.is_terminal() => {
-            RunPlan::Finish(Box::new(verdict::of_pod(o.run, pod, task.spec.cancel, o.now)))
-        }
+        PodView::Gone(pod) if pod.phase.is_terminal() => finish(o, task, pod),
         PodView::Gone(_) if task.spec.cancel => {
             RunPlan::Finish(Box::new(Verdict::cancelled(o.now, "cancelled by spec.cancel")))
         }
+        PodView::Gone(pod) if o.cancel.is_some() => finish(o, task, pod),
         PodView::Gone(pod) => RunPlan::Finish(Box::new(verdict::of_lost_pod(o.run, pod, o.now))),
     }
 }
@@ -176,6 +180,10 @@ fn without_pod(o: &Observed, task: &Task) -> RunPlan {
             "cancelled by spec.cancel before it started",
         )));
     }
+    if let Some(cancel) = o.cancel {
+        let verdict = Verdict::cancelled(o.now, &cancel.why);
+        return RunPlan::Finish(Box::new(verdict.counted_by(&cancel.operation)));
+    }
     if !o.system.is_some_and(System::is_armed) {
         return RunPlan::Finish(Box::new(Verdict::cancelled(
             o.now,
@@ -193,6 +201,20 @@ fn without_pod(o: &Observed, task: &Task) -> RunPlan {
     }
 }
 
+/// The Pod has ended or is gone. What it finished by itself counts as it is (invariant S13); what was
+/// deleted for an Operation before it had succeeded is Cancelled.
+fn finish(o: &Observed, task: &Task, pod: &PodFacts) -> RunPlan {
+    let by_itself = pod.phase.is_terminal() && pod.deleted.is_none();
+    let verdict = verdict::of_pod(o.run, pod, task.spec.cancel, o.now);
+    let verdict = match o.cancel {
+        Some(cancel) if !by_itself && verdict.phase != RunPhase::Success => {
+            verdict.ended_as(Verdict::cancelled(o.now, &cancel.why)).counted_by(&cancel.operation)
+        }
+        Some(_) | None => verdict,
+    };
+    RunPlan::Finish(Box::new(verdict))
+}
+
 /// The condition to show for a Pod that the API server refuses, once that has lasted a while.
 pub fn refused(run: &Run, refusal: &str, now: Timestamp) -> Option<NotStarted> {
     (now >= add(created(run, now), SHOW_AFTER)).then(|| NotStarted {
@@ -203,7 +225,7 @@ pub fn refused(run: &Run, refusal: &str, now: Timestamp) -> Option<NotStarted> {
 
 fn with_pod(o: &Observed, task: &Task, pod: &PodFacts) -> RunPlan {
     if pod.phase.is_terminal() {
-        return RunPlan::Finish(Box::new(verdict::of_pod(o.run, pod, task.spec.cancel, o.now)));
+        return finish(o, task, pod);
     }
     if let Some(deleted) = pod.deleted {
         // `deletionTimestamp` already includes the grace time.
@@ -223,6 +245,9 @@ fn with_pod(o: &Observed, task: &Task, pod: &PodFacts) -> RunPlan {
     }
     if task.spec.cancel {
         return RunPlan::DeletePod { why: "cancelled by spec.cancel" };
+    }
+    if o.cancel.is_some() {
+        return RunPlan::DeletePod { why: "cancelled by an Operation" };
     }
     match not_started(o.run, pod) {
         None if shown_as_not_started(o.run) => RunPlan::ShowStarted,

@@ -10,7 +10,7 @@ use crate::crd::wire::{ContainerResult, Outcome, container};
 use crate::crd::*;
 
 fn decide(run: &Run, task: Option<&Task>, system: Option<&System>, pod: PodView, secs: i64) -> RunPlan {
-    plan_run(&Observed { run, task, system, pod, refusal: None, now: at(secs) })
+    plan_run(&Observed { run, task, system, pod, refusal: None, cancel: None, now: at(secs) })
 }
 
 fn finish(plan: RunPlan) -> super::verdict::Verdict {
@@ -208,6 +208,7 @@ fn a_refused_pod_is_tried_until_the_startup_timeout_and_costs_nothing() {
             system: Some(&sys),
             pod: PodView::Unseen,
             refusal,
+            cancel: None,
             now: at(secs),
         })
     };

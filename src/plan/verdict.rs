@@ -68,6 +68,8 @@ pub struct Verdict {
     pub tokens: Option<TokenUsage>,
     pub retry_at: Option<Timestamp>,
     pub summary: String,
+    /// Uid of the Operation that cancelled it.
+    pub cancelled_by: String,
 }
 
 impl Verdict {
@@ -86,7 +88,18 @@ impl Verdict {
             tokens: None,
             retry_at: None,
             summary: cut(summary),
+            cancelled_by: String::new(),
         }
+    }
+
+    /// Counted by the Operation with this uid.
+    pub fn counted_by(self, operation: &str) -> Self {
+        Self { cancelled_by: operation.into(), ..self }
+    }
+
+    /// `end` in place of this verdict, with what it says of time and tokens.
+    pub fn ended_as(self, end: Self) -> Self {
+        Self { started: self.started, tokens: self.tokens, ..end }
     }
 
     /// Cancelled at no cost.
@@ -129,6 +142,7 @@ impl Verdict {
         status.tokens = self.tokens;
         status.retry_at = self.retry_at;
         status.summary.clone_from(&self.summary);
+        status.cancelled_by.clone_from(&self.cancelled_by);
         status.observed_generation = generation;
         status
     }

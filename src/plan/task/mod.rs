@@ -14,6 +14,8 @@
 //! | Failed, Blocked | `retryAt` has come | Queued |
 //! | Blocked NeedsRework | a Task repairs its result | held, then follows it |
 //! | Blocked, a person decides | the spec was edited | Queued |
+//! | Queued, Failed, Blocked | Operation Requeue | Queued, no cost |
+//! | Queued, Failed, Blocked | Operation Complete | Done |
 //! | Done, Cancelled | | absorbed |
 //!
 //! Sources: `spec/convergence.md` 2.1, 5.5, 5.6 with the design's decisions (one clock, limits read
@@ -22,6 +24,7 @@
 mod admit;
 mod ended;
 mod recover;
+mod requested;
 pub(in crate::plan) mod status;
 pub mod table;
 #[cfg(test)]
@@ -35,6 +38,8 @@ use self::admit::unclaimed;
 pub use self::ended::INFRA_CAP;
 use self::ended::{ended, vanished};
 pub use self::recover::child_refused;
+use self::requested::ordered;
+pub use self::requested::{CYCLE_MANAGER_STOPPED, Orders, Requested};
 use self::status::{mark, watch};
 use self::waiting::{queued, waiting};
 use crate::crd::run::condition::POD_STARTED;
@@ -55,6 +60,8 @@ pub struct Observed<'a> {
     pub system: &'a SystemSpec,
     /// Tasks whose label names this Task's uid as their parent: made by a split, the judge, or after it.
     pub children: &'a [&'a Task],
+    /// What people have ordered by Operations.
+    pub orders: Orders,
     pub now: Timestamp,
 }
 
@@ -84,6 +91,9 @@ pub fn plan_task(o: &Observed) -> TaskPlan {
     }
     if !status.current_run.is_empty() {
         return running(o, status);
+    }
+    if let Some(plan) = ordered(o, &status) {
+        return plan;
     }
     match status.phase {
         // Only an older version or a hand wrote a Running Task without a Run: it goes on.

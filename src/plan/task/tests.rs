@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use kube::ResourceExt;
 
-use super::{INFRA_CAP, Observed, TaskPlan, admitted, plan_task};
+use super::{INFRA_CAP, Observed, Orders, TaskPlan, admitted, plan_task};
 use crate::crd::condition::is_true;
 use crate::crd::system::Recovery;
 use crate::crd::task::condition;
@@ -18,6 +18,7 @@ fn decide(task: &Task, runs: &[&Run], live_pod: bool, now: Timestamp) -> TaskPla
         confirmed: true,
         system: &SystemSpec::default(),
         children: &[],
+        orders: Orders::default(),
         now,
     })
 }
@@ -125,6 +126,7 @@ fn dispatch_retry_delay_is_the_floor_of_the_one_clock() {
         confirmed: true,
         system: &system,
         children: &[],
+        orders: Orders::default(),
         now: at(21),
     };
     assert_eq!(write(plan_task(&observed)).retry_at, Some(at(320)));
@@ -284,6 +286,7 @@ fn absence_in_the_cache_is_confirmed_before_it_counts() {
         confirmed: false,
         system: &system,
         children: &[],
+        orders: Orders::default(),
         now: at(6),
     };
     assert_eq!(plan_task(&observed), TaskPlan::Confirm { run: run.name_any() });
