@@ -373,6 +373,9 @@ async fn apply_admission(ctx: &Context, key: &Key, admission: Admission) -> Resu
         return Err(gone(key));
     };
     let Some(term) = ctx.term(&system) else { return Err(gone(key)) };
+    if ctx.books.refuses(&system, &pool, &admission.agent, ctx.now()) {
+        return Err(gone(key));
+    }
     let slot = Slot { agent: admission.agent, lane: admission.lane, target_areas: admission.areas, term };
     let run = match ctx.writer.create(&build_run(&task, &system, &pool, &slot)).await? {
         Created::New(run) => run,

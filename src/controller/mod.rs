@@ -1,6 +1,7 @@
 //! Controllers: observe, plan, build, apply, write status. One file per controller; decisions live
 //! in `plan`, objects in `build`, writes in `cluster`.
 
+pub mod books;
 pub mod clean_up;
 pub mod context;
 pub mod dispatcher;
@@ -15,6 +16,7 @@ pub mod queue;
 pub mod run;
 pub mod system;
 pub mod task;
+pub mod upkeep;
 pub mod wiring;
 
 pub use context::Context;

@@ -3,13 +3,17 @@
 //! Floor 0: imports nothing of this crate. No I/O, no clock, no randomness.
 //! Field names, words and bounds are the product's public interface.
 
+pub mod budget;
 pub mod condition;
+pub mod cycle;
 pub mod duration;
 pub mod judge;
 pub mod labels;
 pub mod names;
 pub mod pod;
 pub mod pool;
+pub mod restart;
+pub mod retention;
 pub mod run;
 pub mod schema;
 pub mod system;

@@ -10,6 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::pool::{Executor, ImagePullPolicy, Resources, Role};
+use super::restart::AgentCrash;
 use super::task::{RiskLevel, TaskContext};
 use super::{Condition, GoDuration};
 
@@ -384,6 +385,9 @@ pub struct RunStatus {
     pub summary: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub logs: Option<Logs>,
+    /// Set when the agent container did not end by itself; counts against the agent (`autoRestart`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub agent_crash: Option<AgentCrash>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     pub conditions: Vec<Condition>,

@@ -12,6 +12,8 @@
 //! | Running | verification or policy failed | Blocked NeedsRework, `blockedCooldown` | `task.blocked` |
 //! | Running | a limit is reached | Blocked NeedsRework, a person decides | `task.recovery_escalated` |
 //! | Failed, Blocked | `retryAt` has come | Queued | `task.requeued` |
+//! | Queued, Failed, Blocked | `budgets.perTask` is used up | Blocked NeedsRework, a person decides | `task.blocked`, `task_budget` |
+//! | Blocked for that budget | it has room again | Queued | `task.requeued`, `task_budget_raised` |
 //! | Blocked, a person decides | the spec was edited | Queued | `task.requeued` |
 //! | Done, Cancelled | | absorbed | |
 //!
@@ -32,7 +34,9 @@ use self::admit::unclaimed;
 pub use self::ended::INFRA_CAP;
 use self::ended::{ended, vanished};
 use self::status::{mark, watch};
+pub(in crate::plan) use self::waiting::requeue;
 use self::waiting::{cancel, waiting};
+use super::budget;
 use crate::crd::run::condition::POD_STARTED;
 use crate::crd::system::SystemSpec;
 use crate::crd::task::condition;
@@ -69,8 +73,12 @@ pub enum TaskPlan {
     Wait { until: Option<Timestamp> },
 }
 
-/// Decides about a Task.
+/// Decides about a Task, within its token budget.
 pub fn plan_task(o: &Observed) -> TaskPlan {
+    budget::within(o, decide(o))
+}
+
+fn decide(o: &Observed) -> TaskPlan {
     let status = o.task.status.clone().unwrap_or_default();
     if status.phase.is_terminal() {
         return TaskPlan::Wait { until: None };
