@@ -7,12 +7,21 @@ use deadpool_postgres::Pool as Database;
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
+use super::books::Books;
 use super::clean_up::Gate;
+use super::mirror::Mirror;
 use super::queue::WorkQueue;
+use super::upkeep::Written;
 use crate::build::pod::RunnerImage;
 use crate::cluster::{Change, Events, Key, Store, Writer};
 use crate::crd::{AgentPool, Operation, PodFacts, Run, System, Task, system};
 use crate::metrics::Metrics;
+
+/// The clock of the controllers. Pure code gets it as an argument.
+#[allow(clippy::disallowed_methods)]
+pub fn clock() -> Timestamp {
+    Timestamp::now()
+}
 
 /// Shared by all controllers.
 pub struct Context {
@@ -42,15 +51,20 @@ pub struct Context {
     pub policies: Applied,
     /// The terms under which this leader works, by uid of the System.
     pub terms: Mutex<HashMap<String, i64>>,
+    /// What each namespace adds up to.
+    pub books: Arc<Books>,
+    /// When the status of each System was last written.
+    pub systems_written: Written,
+    /// The mirror, when there is a database: what it does not have is not removed.
+    pub mirror: Option<Mirror>,
     /// Ends the process: leadership is lost or another leader was seen.
     pub stop: CancellationToken,
 }
 
 impl Context {
-    /// The clock of the controllers. Pure code gets it as an argument.
-    #[allow(clippy::disallowed_methods)]
+    /// The clock of the controllers.
     pub fn now(&self) -> Timestamp {
-        Timestamp::now()
+        clock()
     }
 
     /// Whether every first list is complete.

@@ -373,8 +373,9 @@ async fn apply_admission(ctx: &Context, key: &Key, admission: Admission) -> Resu
         return Err(gone(key));
     };
     let Some(term) = ctx.term(&system) else { return Err(gone(key)) };
-    // Stopped since the plan was made.
-    if [component::DISPATCHER, &admission.agent].iter().any(|name| system.is_stopped(name)) {
+    // Stopped, crashed or beyond a budget since the plan was made.
+    let stopped = [component::DISPATCHER, &admission.agent].iter().any(|name| system.is_stopped(name));
+    if stopped || ctx.books.refuses(&system, &pool, &admission.agent, ctx.now()) {
         return Err(gone(key));
     }
     let slot = Slot { agent: admission.agent, lane: admission.lane, target_areas: admission.areas, term };

@@ -89,6 +89,12 @@ impl Mirror {
         self.intake().backlog()
     }
 
+    /// Whether everything that was handed over about the object with this uid is in the database (or
+    /// was refused by it for good).
+    pub fn has(&self, uid: &str) -> bool {
+        self.intake().has(uid)
+    }
+
     /// Age of the oldest change not yet written; zero when all is written.
     pub fn lag(&self) -> Duration {
         self.intake().lag(Instant::now())

@@ -155,6 +155,8 @@ pub struct Intake {
     suspects: HashMap<String, Suspect>,
     next_ticket: u64,
     in_flight: Option<(usize, Instant)>,
+    /// Uids of the batch that is being written.
+    flying: HashSet<String>,
     /// Rows set back to an older state so far, by kind and namespace, not yet reported.
     pub restored: BTreeMap<(Kind, String), u64>,
 }
@@ -173,6 +175,7 @@ impl Intake {
             suspects: HashMap::new(),
             next_ticket: 0,
             in_flight: None,
+            flying: HashSet::new(),
             restored: BTreeMap::new(),
         }
     }
@@ -267,6 +270,7 @@ impl Intake {
         }
         let first = batch.first()?;
         self.in_flight = Some((batch.len(), first.since));
+        self.flying = batch.iter().map(|pending| pending.object.uid()).collect();
         Some(Work::Batch(batch))
     }
 
@@ -280,11 +284,13 @@ impl Intake {
     /// The work is done.
     pub fn done(&mut self) {
         self.in_flight = None;
+        self.flying.clear();
     }
 
     /// The work could not be done: it waits in its old place, under what has come since.
     pub fn put_back(&mut self, work: Work) {
         self.in_flight = None;
+        self.flying.clear();
         match work {
             Work::Batch(batch) => batch.into_iter().for_each(|p| self.put_back_one(p)),
             Work::Tombstones { kind, namespace, uids, since } => {
@@ -330,6 +336,11 @@ impl Intake {
     /// Changes not yet written.
     pub fn backlog(&self) -> usize {
         self.pending.len() + self.bare_count + self.in_flight.map_or(0, |(n, _)| n)
+    }
+
+    /// Whether nothing about the object with this uid waits to be written.
+    pub fn has(&self, uid: &str) -> bool {
+        !self.pending.contains_key(uid) && !self.flying.contains(uid) && !self.suspects.contains_key(uid)
     }
 
     /// Age of the oldest change not yet written.

@@ -1,6 +1,7 @@
 //! Controllers: observe, plan, build, apply, write status. One file per controller; decisions live
 //! in `plan`, objects in `build`, writes in `cluster`.
 
+pub mod books;
 pub mod clean_up;
 pub mod context;
 pub mod dispatcher;
@@ -16,6 +17,7 @@ pub mod queue;
 pub mod run;
 pub mod system;
 pub mod task;
+pub mod upkeep;
 pub mod why;
 pub mod wiring;
 

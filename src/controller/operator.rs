@@ -11,13 +11,15 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::books::Books;
 use super::clean_up::{self, Gate};
 use super::context::{Admitting, Applied, Context, GonePods};
 use super::dispatcher::{Busy, Dispatcher};
 use super::facts::Fact;
 use super::mirror::{Bounds, Mirror};
 use super::queue::{self, WorkQueue};
-use super::wiring::{Queues, Wiring};
+use super::upkeep::Written;
+use super::wiring::{Queues, Receivers, Wiring};
 use super::{operation, pool, run as run_controller, system, task};
 use crate::build::pod::RunnerImage;
 use crate::cluster::watch::{self, Listed};
@@ -154,7 +156,9 @@ fn assemble(
     facts: UnboundedSender<(String, Fact)>,
     mirror: Option<Mirror>,
 ) -> (Arc<Context>, Arc<Wiring>) {
-    let wiring = Arc::new(Wiring::new(queues.clone(), facts, mirror, busy.clone(), metrics.clone()));
+    let books = Arc::new(Books::default());
+    let receivers = Receivers { facts, mirror: mirror.clone(), busy: busy.clone(), books: books.clone() };
+    let wiring = Arc::new(Wiring::new(queues.clone(), receivers, metrics.clone()));
     let gone_pods = Arc::new(GonePods::default());
     let mut runs = Store::<Run>::new(scopes);
     wiring.connect_runs(&mut runs, gone_pods.clone());
@@ -193,6 +197,9 @@ fn assemble(
         refusals: Mutex::default(),
         policies: Applied::default(),
         terms: Mutex::default(),
+        books,
+        systems_written: Written::default(),
+        mirror,
         stop: stop.clone(),
     });
     (ctx, wiring)

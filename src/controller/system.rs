@@ -1,4 +1,5 @@
-//! System controller: leadership term, runtime hatch, summary condition.
+//! System controller: leadership term, runtime hatch, summary condition; budgets, cycles, anomalies and
+//! retention by `upkeep`.
 
 use std::sync::{Arc, PoisonError};
 
@@ -7,10 +8,12 @@ use kube::{Client, ResourceExt};
 
 use super::context::Context;
 use super::queue::Action;
+use super::upkeep;
 use crate::cluster::{Error, Key};
 use crate::crd::system::component;
 use crate::crd::{Hatch, HatchState, System, SystemStatus, set_condition};
-use crate::plan::hatch;
+use crate::plan::upkeep::show_cycle;
+use crate::plan::{cycle, hatch};
 
 /// Raises the term of every System in the watched namespaces, before anything is listed: what a
 /// former leader still creates is refused by the admission policy from then on (design, rule 3.5).
@@ -44,14 +47,40 @@ pub async fn reconcile(ctx: Arc<Context>, key: Key) -> Result<Action, Error> {
         }
         Some(term) => {
             let status = plan_status(&system, term, ctx.now());
-            if let Some(written) =
-                ctx.writer.patch_status(system.as_ref(), system.status.as_ref(), &status).await?
-            {
-                ctx.systems.wrote(written);
-            }
+            let look = upkeep::apply_status(&ctx, &system, status).await?;
+            let removal = upkeep::remove_finished(&ctx, &system).await?;
+            return Ok(look.into_iter().chain(removal).min().map_or(Action::Await, Action::After));
         }
     }
     Ok(Action::Await)
+}
+
+/// Ends the present cycle, for an Operation of type EndCycle. Acts on the stored cycle (hazard H19);
+/// what runs goes on. Returns the number of the cycle that has ended, `None` when none was running.
+///
+/// # Errors
+/// `Conflict` when the System changed meanwhile: read it again and repeat.
+pub async fn end_cycle(ctx: &Context, system: &System, by: &str, reason: &str) -> Result<Option<i64>, Error> {
+    let mut status = system.status.clone().unwrap_or_default();
+    let Some(mut present) = status.cycle.clone() else { return Ok(None) };
+    let namespace = system.namespace().unwrap_or_default();
+    let stats = ctx.books.with(&namespace, |books| {
+        books.restore(&status);
+        books.tally().stats()
+    });
+    present.stats = stats;
+    let stopped = system.is_stopped(component::CYCLE_MANAGER);
+    let advance = cycle::end(&present, by, reason, stopped, ctx.now());
+    if advance.ended.is_none() {
+        return Ok(None);
+    }
+    let generation = system.metadata.generation.unwrap_or(0);
+    show_cycle(&mut status, advance, generation, ctx.now());
+    if let Some(written) = ctx.writer.patch_status(system, system.status.as_ref(), &status).await? {
+        upkeep::note_cycle(ctx, system, &status);
+        ctx.systems.wrote(written);
+    }
+    Ok(Some(present.number))
 }
 
 fn known_term(ctx: &Context, system: &System) -> Option<i64> {

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::books::Books;
 use super::context::GonePods;
 use super::dispatcher::Busy;
 use super::facts::{self, Fact};
@@ -32,42 +33,63 @@ pub struct Queues {
 /// Connects the stores with controllers, dispatcher and mirror.
 pub struct Wiring {
     queues: Queues,
-    facts: UnboundedSender<(String, Fact)>,
-    mirror: Option<Mirror>,
-    busy: Arc<Busy>,
+    receivers: Receivers,
     metrics: Metrics,
     without_next: Mutex<HashSet<String>>,
     /// Namespaces whose cycle-manager is stopped.
     recovery_stopped: Mutex<HashSet<String>>,
+    /// What Runs, pools and Tasks read of each System, as of its last change.
+    systems: Mutex<HashMap<Key, SystemView>>,
+}
+
+/// Who hears of changes, besides the controllers.
+pub struct Receivers {
+    pub facts: UnboundedSender<(String, Fact)>,
+    pub mirror: Option<Mirror>,
+    pub busy: Arc<Busy>,
+    pub books: Arc<Books>,
+}
+
+/// What Runs, pools and Tasks read of a System.
+#[derive(Clone, Debug, PartialEq)]
+struct SystemView {
+    generation: Option<i64>,
+    armed: bool,
+    term: i64,
+    stopped: Vec<String>,
+}
+
+impl SystemView {
+    fn of(system: &System) -> Self {
+        Self {
+            generation: system.metadata.generation,
+            armed: system.is_armed(),
+            term: system.term(),
+            stopped: system.status.as_ref().map(|s| s.stopped.clone()).unwrap_or_default(),
+        }
+    }
 }
 
 impl Wiring {
     /// Wires to these receivers.
-    pub fn new(
-        queues: Queues,
-        facts: UnboundedSender<(String, Fact)>,
-        mirror: Option<Mirror>,
-        busy: Arc<Busy>,
-        metrics: Metrics,
-    ) -> Self {
+    pub fn new(queues: Queues, receivers: Receivers, metrics: Metrics) -> Self {
         Self {
             queues,
-            facts,
-            mirror,
-            busy,
+            receivers,
             metrics,
             without_next: Mutex::default(),
             recovery_stopped: Mutex::default(),
+            systems: Mutex::default(),
         }
     }
 
     fn tell(&self, namespace: &str, fact: Fact) {
         // The receiver ends with the process only.
-        let _ = self.facts.send((namespace.to_string(), fact));
+        let _ = self.receivers.facts.send((namespace.to_string(), fact));
     }
 
     fn mirror(&self, change: Change<Mirrored>) {
-        let Some(mirror) = &self.mirror else { return };
+        let Some(mirror) = &self.receivers.mirror else { return };
         match change {
             Change::Applied(object) => mirror.applied(Mirrored::clone(&object)),
             Change::Deleted(object) => mirror.deleted(Mirrored::clone(&object)),
@@ -86,6 +108,7 @@ impl Wiring {
                     wiring.note_next(task, true);
                     let ns = task.key().namespace;
                     wiring.tell(&ns, Fact::TaskGone(task.uid().to_string()));
+                    wiring.receivers.books.with(&ns, |books| books.task_gone(task.uid()));
                     for run in runs.by_index(task.uid()) {
                         wiring.queues.runs.add(run.key());
                     }
@@ -107,6 +130,10 @@ impl Wiring {
         self.note_next(task, false);
         let key = task.key();
         self.tell(&key.namespace, Fact::Task(facts::task(task)));
+        self.receivers.books.task(&key.namespace, task);
+        if task.status.as_ref().is_some_and(|s| s.phase.is_terminal()) {
+            self.wake_system(&key.namespace);
+        }
         let status = task.status.as_ref();
         if let Some(run) = status.map(|s| s.current_run.as_str()).filter(|r| !r.is_empty()) {
             self.queues.runs.add(Key::new(&key.namespace, run));
@@ -137,6 +164,8 @@ impl Wiring {
             let over = run.status.as_ref().is_some_and(|s| s.phase.is_terminal());
             let deleted = matches!(change, Change::Deleted(_));
             let holder = HolderId::Run(run.uid().to_string());
+            // Before the slot is given back: whoever is admitted next must know what this Run has cost.
+            wiring.enter(&key.namespace, run, deleted);
             if over || deleted {
                 gone.forget(run.uid());
                 // Before the slot is free again: what it found out about its credential.
@@ -180,16 +209,36 @@ impl Wiring {
         });
     }
 
+    /// Enters a Run into the books of its namespace.
+    fn enter(&self, namespace: &str, run: &Run, deleted: bool) {
+        if deleted {
+            self.receivers.books.with(namespace, |books| books.run_gone(run.uid()));
+            return;
+        }
+        let noted = self.receivers.books.run(namespace, run);
+        if noted.crashed {
+            self.queues.pools.add_after(Key::new(namespace, &run.spec.pool), WRITE_EVERY);
+        }
+        if noted.moved {
+            self.wake_system(namespace);
+        }
+    }
+
+    /// The System looks at its books soon.
+    fn wake_system(&self, namespace: &str) {
+        self.queues.systems.add_after(Key::new(namespace, system::NAME), WRITE_EVERY);
+    }
+
     fn occupy(&self, namespace: &str, holder: HolderId, facts: Holder) {
         let pool = Key::new(namespace, &facts.pool);
-        if self.busy.occupy(&holder, pool.clone(), facts.agent.clone()) {
+        if self.receivers.busy.occupy(&holder, pool.clone(), facts.agent.clone()) {
             self.queues.pools.add_after(pool, WRITE_EVERY);
         }
         self.tell(namespace, Fact::Occupy(holder, facts));
     }
 
     fn release(&self, namespace: &str, holder: &HolderId) {
-        if let Some(pool) = self.busy.release(holder) {
+        if let Some(pool) = self.receivers.busy.release(holder) {
             self.queues.pools.add_after(pool, WRITE_EVERY);
         }
         self.tell(namespace, Fact::Release(holder.clone()));
@@ -220,8 +269,9 @@ impl Wiring {
         });
     }
 
-    /// A System wakes its own controller, the dispatcher, the Operations, and every Run and pool of its
-    /// namespace: it changes rarely. When the cycle-manager is started, every Task.
+    /// A System wakes its own controller, the dispatcher and the Operations; every Run and pool of its
+    /// namespace, and the Tasks whose token budget is used up, only when it changes in what they read:
+    /// its numbers change often. When the cycle-manager is started, every Task.
     pub fn connect_systems(
         self: &Arc<Self>,
         store: &mut Store<System>,
@@ -241,13 +291,19 @@ impl Wiring {
                 wiring.tell(&key.namespace, Fact::System(facts));
                 wiring.wake_when_started(object, &tasks);
             }
-            wiring.wake_runs(&key.namespace, &runs);
+            wiring.queues.systems.add(key.clone());
             wiring.queues.operations.add(super::operation::key(&key.namespace));
+            wiring.mirror(map(change, Mirrored::System));
+            if !wiring.has_changed(&key, object, matches!(change, Change::Deleted(_))) {
+                return;
+            }
+            for name in wiring.receivers.books.with(&key.namespace, |books| books.over_budget()) {
+                wiring.queues.tasks.add(Key::new(&key.namespace, name));
+            }
+            wiring.wake_runs(&key.namespace, &runs);
             for pool in pools.by_index(&key.namespace) {
                 wiring.queues.pools.add(pool.key());
             }
-            wiring.queues.systems.add(key);
-            wiring.mirror(map(change, Mirrored::System));
         });
     }
 
@@ -309,6 +365,17 @@ impl Wiring {
         });
     }
 
+    /// Whether a System has changed in what others read.
+    fn has_changed(&self, key: &Key, system: &System, gone: bool) -> bool {
+        let mut systems = self.systems.lock().unwrap_or_else(PoisonError::into_inner);
+        if gone {
+            systems.remove(key);
+            return true;
+        }
+        let view = SystemView::of(system);
+        systems.insert(key.clone(), view.clone()) != Some(view)
+    }
+
     /// Tells the mirror which Tasks live after a complete list.
     pub fn tasks_listed(&self, namespace: &str, live: Vec<Arc<Task>>) {
         self.listed(Kind::Task, namespace, live, Mirrored::Task);
@@ -336,7 +403,7 @@ impl Wiring {
         live: Vec<Arc<K>>,
         wrap: fn(Arc<K>) -> Mirrored,
     ) {
-        let Some(mirror) = &self.mirror else { return };
+        let Some(mirror) = &self.receivers.mirror else { return };
         let mut by_namespace: HashMap<String, Vec<Mirrored>> = HashMap::new();
         if !namespace.is_empty() {
             by_namespace.insert(namespace.to_string(), Vec::new());

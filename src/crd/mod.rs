@@ -3,7 +3,9 @@
 //! Floor 0: imports nothing of this crate. No I/O, no clock, no randomness.
 //! Field names, words and bounds are the product's public interface.
 
+pub mod budget;
 pub mod condition;
+pub mod cycle;
 pub mod duration;
 pub mod judge;
 pub mod labels;
@@ -12,6 +14,8 @@ pub mod operation;
 pub mod pod;
 pub mod pool;
 pub mod recovery;
+pub mod restart;
+pub mod retention;
 pub mod run;
 pub mod schema;
 pub mod system;

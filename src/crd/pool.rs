@@ -295,11 +295,7 @@ pub struct AgentHold {
     #[schemars(length(max = 63))]
     pub name: String,
     pub reason: AgentHoldReason,
-    /// Since when it takes none. An Operation of type Start that succeeded later frees it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<String>")]
-    pub since: Option<Timestamp>,
-    /// When it takes Runs again; absent: when somebody starts it.
+    /// When it takes Runs again; absent: when an Operation of type Start frees it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>")]
     pub until: Option<Timestamp>,
@@ -309,6 +305,14 @@ pub struct AgentHold {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>")]
     pub window_start: Option<Timestamp>,
+    /// When it crashed last; each crash counts once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub last_crash: Option<Timestamp>,
+    /// Uid of the Run in which it crashed last.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 64))]
+    pub last_run_uid: String,
 }
 
 /// What people read. Written by the pool controller only.
@@ -331,4 +335,12 @@ pub struct AgentPoolStatus {
     #[schemars(length(max = 8))]
     pub conditions: Vec<Condition>,
     pub observed_generation: i64,
+}
+
+/// Condition types of an AgentPool.
+pub mod condition {
+    /// True while Runs are admitted into its slots.
+    pub const READY: &str = "Ready";
+    /// True while an agent has crashed too often and waits for an Operation of type Start.
+    pub const RESTART_EXHAUSTED: &str = "RestartExhausted";
 }

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::pool::{Executor, ImagePullPolicy, Resources, Role};
 use super::recovery::FailureDetail;
+use super::restart::AgentCrash;
 use super::task::{RiskLevel, TaskContext};
 use super::{Condition, GoDuration};
 
@@ -404,6 +405,9 @@ pub struct RunStatus {
     pub cancelled_by: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub logs: Option<Logs>,
+    /// Set when the agent container did not end by itself; counts against the agent (`autoRestart`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub agent_crash: Option<AgentCrash>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     pub conditions: Vec<Condition>,

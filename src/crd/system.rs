@@ -7,6 +7,10 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::budget::{Budgets, TokenLedger};
+use super::cycle::{CycleSettings, CycleStatus};
+use super::restart::AutoRestart;
+use super::retention::Retention;
 use super::run::SecretRef;
 use super::{Condition, GoDuration, judge::JudgeSettings, recovery::PathRecovery};
 
@@ -31,6 +35,7 @@ pub const NAME: &str = "default";
     printcolumn(name = "Hatch", type_ = "string", json_path = ".status.hatch.state"),
     printcolumn(name = "Repository", type_ = "string", json_path = ".spec.repository.url"),
     printcolumn(name = "Max", type_ = "integer", json_path = ".spec.dispatch.maxConcurrent"),
+    printcolumn(name = "Cycle", type_ = "integer", json_path = ".status.cycle.number"),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
     printcolumn(name = "Term", type_ = "integer", json_path = ".status.term", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
@@ -53,6 +58,18 @@ pub struct SystemSpec {
     /// Review and merge of what agents push.
     #[serde(default)]
     pub judge: JudgeSettings,
+    /// What happens to agents that crash.
+    #[serde(default)]
+    pub auto_restart: AutoRestart,
+    /// Tokens that may be used.
+    #[serde(default)]
+    pub budgets: Budgets,
+    /// When a cycle ends.
+    #[serde(default)]
+    pub cycles: CycleSettings,
+    /// How long finished Runs and Tasks are kept.
+    #[serde(default)]
+    pub retention: Retention,
 }
 
 /// Whether Runs may start.
@@ -218,10 +235,47 @@ fn default_liveness_window() -> GoDuration {
     GoDuration::from_secs(120)
 }
 
-/// How the system notices that an agent hangs.
+fn default_heal_interval() -> GoDuration {
+    GoDuration::from_secs(30)
+}
+
+fn default_startup_grace() -> GoDuration {
+    GoDuration::from_secs(120)
+}
+
+fn default_enabled() -> bool {
+    true
+}
+
+/// What becomes of results that wait for a judge that does not work.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum JudgeBacklogPolicy {
+    /// Reviews start on demand while the hatch is armed; condition `JudgeBacklog` says what else
+    /// keeps them from it.
+    #[default]
+    StartWhenArmed,
+    /// Nothing is said.
+    Ignore,
+}
+
+/// How the system watches itself: agents that hang, and anomalies that become conditions.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SelfHeal {
+    /// False: nobody looks for anomalies. Budgets, cycles and restarts are kept all the same.
+    #[serde(default = "default_enabled")]
+    pub enabled: bool,
+    /// Time between two looks.
+    #[serde(default = "default_heal_interval")]
+    #[x_kube(validation = Rule::new("self.matches('^([0-9]+([.][0-9]+)?(ms|s|m|h))+$') && duration(self) >= duration('1s') && duration(self) <= duration('1h')").message("interval: must be a duration between 1s and 1h, such as 30s"))]
+    pub interval: GoDuration,
+    /// Time after an operator has taken over in which missing progress is not held against anybody.
+    #[serde(default = "default_startup_grace")]
+    #[x_kube(validation = Rule::new("self.matches('^([0-9]+([.][0-9]+)?(ms|s|m|h))+$') && duration(self) <= duration('1h')").message("startupGrace: must be a duration of at most 1h, such as 2m"))]
+    pub startup_grace: GoDuration,
+    /// What becomes of results that wait for a judge that does not work.
+    #[serde(default)]
+    pub judge_backlog: JudgeBacklogPolicy,
     /// Time without a sign of life of the runner after which its container is ended.
     #[serde(default = "default_liveness_window")]
     #[x_kube(validation = Rule::new("self.matches('^([0-9]+([.][0-9]+)?(ms|s|m|h))+$') && duration(self) >= duration('10s') && duration(self) <= duration('1h')").message("agentLivenessWindow: must be a duration between 10s and 1h, such as 2m"))]
@@ -230,7 +284,25 @@ pub struct SelfHeal {
 
 impl Default for SelfHeal {
     fn default() -> Self {
-        Self { agent_liveness_window: default_liveness_window() }
+        Self {
+            enabled: true,
+            interval: default_heal_interval(),
+            startup_grace: default_startup_grace(),
+            judge_backlog: JudgeBacklogPolicy::default(),
+            agent_liveness_window: default_liveness_window(),
+        }
+    }
+}
+
+impl SelfHeal {
+    /// `interval` as a duration.
+    pub fn interval(&self) -> Duration {
+        GoDuration::or(Some(&self.interval), Duration::from_secs(30))
+    }
+
+    /// `startupGrace` as a duration.
+    pub fn startup_grace(&self) -> Duration {
+        GoDuration::or(Some(&self.startup_grace), Duration::from_secs(120))
     }
 }
 
@@ -317,8 +389,14 @@ pub struct SystemStatus {
     pub stopped: Vec<String>,
     /// Leadership term: raised by each new leader; creates of an older term are refused.
     pub term: i64,
+    /// The present cycle and those before it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cycle: Option<CycleStatus>,
+    /// Tokens used in the present hour and day.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub usage: Option<TokenLedger>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 16))]
+    #[schemars(length(max = 24))]
     pub conditions: Vec<Condition>,
     pub observed_generation: i64,
 }
@@ -329,6 +407,22 @@ pub mod condition {
     pub const READY: &str = "Ready";
     /// True while a token budget is used up: nothing new is started.
     pub const BUDGET_EXCEEDED: &str = "BudgetExceeded";
+    /// True from the end of a cycle until the first Run of the next one.
+    pub const CYCLE_ENDED: &str = "CycleEnded";
+    /// Many attempts of the last hour have failed.
+    pub const HIGH_FAILURE_RATE: &str = "HighFailureRate";
+    /// The last hour cost far more tokens than the one before it.
+    pub const COST_SPIKE: &str = "CostSpike";
+    /// A Run takes longer than any should.
+    pub const STUCK_TASK: &str = "StuckTask";
+    /// Agents work and nothing succeeds.
+    pub const NO_PROGRESS: &str = "NoProgress";
+    /// The node of an agent does not answer.
+    pub const AGENT_TIMEOUT: &str = "AgentTimeout";
+    /// Results wait for a judge that does not work.
+    pub const JUDGE_BACKLOG: &str = "JudgeBacklog";
+    /// Tasks wait although agents are free.
+    pub const IDLE_AGENTS: &str = "IdleAgents";
 }
 
 /// Names of the components that can be stopped and started besides agents.

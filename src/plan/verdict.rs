@@ -5,6 +5,7 @@ use jiff::Timestamp;
 
 use super::classify;
 use super::run::reason;
+use crate::crd::restart::AgentCrash;
 use crate::crd::run::ReviewResult;
 use crate::crd::run::condition::POD_STARTED;
 use crate::crd::wire::{ContainerResult, Outcome, container};
@@ -70,6 +71,8 @@ pub struct Verdict {
     pub summary: String,
     /// Uid of the Operation that cancelled it.
     pub cancelled_by: String,
+    /// The agent container did not end by itself, and that was its own doing.
+    pub agent_crash: Option<AgentCrash>,
 }
 
 impl Verdict {
@@ -89,6 +92,7 @@ impl Verdict {
             retry_at: None,
             summary: cut(summary),
             cancelled_by: String::new(),
+            agent_crash: None,
         }
     }
 
@@ -143,6 +147,7 @@ impl Verdict {
         status.retry_at = self.retry_at;
         status.summary.clone_from(&self.summary);
         status.cancelled_by.clone_from(&self.cancelled_by);
+        status.agent_crash = self.agent_crash;
         status.observed_generation = generation;
         status
     }
@@ -158,6 +163,9 @@ pub fn of_pod(run: &Run, pod: &PodFacts, cancelled: bool, now: Timestamp) -> Ver
         Some(result) => of_result(run, pod, &result, agent, cancelled, now),
         None => without_result(run, pod, checkout, agent, publish, cancelled, now),
     };
+    if verdict.phase == RunPhase::Failed && verdict.class != Some(FailureClass::Infra) {
+        verdict.agent_crash = agent.and_then(crash);
+    }
     verdict.started = main.and_then(|t| t.started).or_else(|| checkout.and_then(|t| t.started));
     verdict.finished = publish.or(agent).or(checkout).and_then(|t| t.finished).unwrap_or(now);
     verdict
@@ -384,18 +392,27 @@ pub fn of_lost_pod(run: &Run, pod: &PodFacts, now: Timestamp) -> Verdict {
 
 /// Code and summary for an agent container that the kernel or the kubelet killed.
 fn killed(t: &Terminated) -> Option<(&'static str, String)> {
-    if t.reason == "OOMKilled" {
-        return Some((
+    Some(match crash(t)? {
+        AgentCrash::OutOfMemory => (
             "environment_issue",
             "the agent ran out of memory: raise resources.limits.memory of the AgentPool".to_string(),
-        ));
-    }
-    (t.exit_code == 137 || t.exit_code == 139 || t.exit_code == 134).then(|| {
-        (
+        ),
+        AgentCrash::Killed => (
             "model_or_unknown_failure",
-            format!("the agent was killed (exit code {}): by a crash, or by the liveness probe after no sign of life", t.exit_code),
-        )
+            format!(
+                "the agent was killed (exit code {}): by a crash, or by the liveness probe after no sign of life",
+                t.exit_code
+            ),
+        ),
     })
+}
+
+/// How a container was killed, if it was.
+fn crash(t: &Terminated) -> Option<AgentCrash> {
+    if t.reason == "OOMKilled" {
+        return Some(AgentCrash::OutOfMemory);
+    }
+    matches!(t.exit_code, 134 | 137 | 139).then_some(AgentCrash::Killed)
 }
 
 /// Whether the container's program could not be started at all.

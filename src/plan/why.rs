@@ -241,6 +241,7 @@ mod tests {
             class: "test".into(),
             code: "verification_command_failed".into(),
             summary: "3 tests failed\nsecond line".into(),
+            ..LastFailure::default()
         });
         let mut system = system();
         system.status.as_mut().unwrap().stopped = vec!["cycle-manager".into()];

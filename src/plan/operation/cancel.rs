@@ -44,7 +44,7 @@ pub fn cancel_of<'a>(
 /// Whether an Operation of type Start has freed an agent that was held because it crashed too often.
 /// The pool controller drops such a hold; it calls this for its own `held` entries only.
 pub fn released_by<'a>(mut operations: impl Iterator<Item = &'a Operation>, hold: &AgentHold) -> bool {
-    let since = hold.since.or(hold.window_start).unwrap_or(Timestamp::UNIX_EPOCH);
+    let since = hold.last_crash.or(hold.window_start).unwrap_or(Timestamp::UNIX_EPOCH);
     match hold.reason {
         AgentHoldReason::Restarting => false,
         AgentHoldReason::Exhausted => operations.any(|o| {

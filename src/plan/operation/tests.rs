@@ -292,7 +292,7 @@ fn a_start_frees_an_agent_that_crashed_too_often_before_it_but_not_one_that_did_
     let hold = |name: &str, reason, since| AgentHold {
         name: name.into(),
         reason,
-        since: Some(since),
+        last_crash: Some(since),
         ..AgentHold::default()
     };
     let exhausted = AgentHoldReason::Exhausted;

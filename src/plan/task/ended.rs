@@ -51,7 +51,8 @@ fn attempt_ended(
     let status = match verdict.phase {
         RunPhase::Success => after_success(o, verdict, status, name),
         RunPhase::Cancelled => {
-            requeue(o, status, name, "run_cancelled", "the attempt was cancelled and costs nothing")
+            let detail = "the attempt was cancelled and costs nothing";
+            requeue(o, status, (Trigger::RunCancelled, "run_cancelled"), name, detail)
         }
         RunPhase::Failed | RunPhase::Running => match verdict.failure_class {
             Some(FailureClass::Infra) => infra(o, status, name, &verdict.failure_code, &verdict.summary),

@@ -14,6 +14,8 @@
 //! | Failed, Blocked | `retryAt` has come | Queued |
 //! | Blocked NeedsRework | a Task repairs its result | held, then follows it |
 //! | Blocked, a person decides | the spec was edited | Queued |
+//! | Queued, Failed, Blocked | `budgets.perTask` is used up | Blocked NeedsRework, a person decides |
+//! | Blocked for that budget | it has room again | Queued |
 //! | Queued, Failed, Blocked | Operation Requeue | Queued, no cost |
 //! | Queued, Failed, Blocked | Operation Complete | Done |
 //! | Done, Cancelled | | absorbed |
@@ -41,7 +43,9 @@ pub use self::recover::child_refused;
 use self::requested::ordered;
 pub use self::requested::{CYCLE_MANAGER_STOPPED, Orders, Requested};
 use self::status::{mark, watch};
+pub(in crate::plan) use self::waiting::requeue;
 use self::waiting::{queued, waiting};
+use super::budget;
 use crate::crd::run::condition::POD_STARTED;
 use crate::crd::system::SystemSpec;
 use crate::crd::task::condition;
@@ -80,8 +84,12 @@ pub enum TaskPlan {
     Wait { until: Option<Timestamp> },
 }
 
-/// Decides about a Task.
+/// Decides about a Task, within its token budget.
 pub fn plan_task(o: &Observed) -> TaskPlan {
+    budget::within(o, decide(o))
+}
+
+fn decide(o: &Observed) -> TaskPlan {
     let status = o.task.status.clone().unwrap_or_default();
     if status.phase.is_terminal() {
         return TaskPlan::Wait { until: None };

@@ -2,6 +2,7 @@
 //! stopped cycle-manager.
 
 use super::status::{enter, finish, mark};
+use super::table::Trigger;
 use super::waiting::requeue;
 use super::{Observed, TaskPlan};
 use crate::crd::task::condition;
@@ -57,7 +58,8 @@ fn carried_out(o: &Observed, mut status: TaskStatus, request: &Requested) -> Tas
         finish(&mut status, "Done", &message, o);
         return status;
     }
-    requeue(o, status, &run, "operation", &format!("requeued by Operation {}", request.name))
+    let detail = format!("requeued by Operation {}", request.name);
+    requeue(o, status, (Trigger::OperationRequeued, "operation"), &run, &detail)
 }
 
 /// A time-driven move that is due does not happen, and the Task says so.

@@ -17,6 +17,8 @@
 //! | VerificationFailed | Running | NeedsRework | rework | task.blocked |
 //! | Escalated | Running | NeedsRework | rework | task.recovery_escalated |
 //! | Refused | Running, waiting | NeedsRework | | task.recovery_escalated |
+//! | BudgetUsed | Queued, waiting | NeedsRework | | task.blocked |
+//! | BudgetRaised | NeedsRework | Queued | | task.requeued |
 //! | Split | NeedsRework | Cancelled | | task.split |
 //! | Exhausted | NeedsRework | Cancelled | | task.recovery_escalated |
 //! | CooldownOver | Failed, QuotaWait, NeedsRework, Blocked | Queued | | task.requeued |
@@ -144,6 +146,10 @@ pub enum Trigger {
     Escalated,
     /// A Task that was to carry it on could not be made.
     Refused,
+    /// It has used its token budget.
+    BudgetUsed,
+    /// Its token budget has room again.
+    BudgetRaised,
     /// A rework Task carries it on.
     Split,
     /// Nothing more is tried.
@@ -179,7 +185,7 @@ pub enum Trigger {
 
 impl Trigger {
     /// Every trigger, in the order of the table.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 28] = [
         Self::Admitted,
         Self::Succeeded,
         Self::ReviewWanted,
@@ -190,6 +196,8 @@ impl Trigger {
         Self::VerificationFailed,
         Self::Escalated,
         Self::Refused,
+        Self::BudgetUsed,
+        Self::BudgetRaised,
         Self::Split,
         Self::Exhausted,
         Self::CooldownOver,
@@ -264,6 +272,8 @@ pub fn edge(trigger: Trigger, from: State) -> Option<Edge> {
         Trigger::Refused => {
             (from == Running || from.is_waiting(), to(NeedsRework, &["task.recovery_escalated"]))
         }
+        Trigger::BudgetUsed => (queued_or_waiting, to(NeedsRework, &["task.blocked"])),
+        Trigger::BudgetRaised => (from == NeedsRework, to(Queued, &["task.requeued"])),
         Trigger::Split => (from == NeedsRework, to(Cancelled, &["task.split"])),
         Trigger::Exhausted => (from == NeedsRework, to(Cancelled, &["task.recovery_escalated"])),
         Trigger::CooldownOver | Trigger::SpecEdited => (cooling, to(Queued, &["task.requeued"])),

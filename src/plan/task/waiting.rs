@@ -68,7 +68,7 @@ fn until_retry(o: &Observed, mut status: TaskStatus) -> TaskPlan {
     if edited {
         drop_adjustments(o.task, &mut status);
         let run = status.last_run.clone();
-        let next = queue(o, status, (Trigger::SpecEdited, "spec_edited"), &run, "the spec was edited");
+        let next = requeue(o, status, (Trigger::SpecEdited, "spec_edited"), &run, "the spec was edited");
         return TaskPlan::Write(Box::new(next));
     }
     if status.next.as_ref().is_some_and(|next| next.kind == NextKind::Operator) {
@@ -125,7 +125,7 @@ fn cooldown_over(o: &Observed, mut status: TaskStatus) -> TaskStatus {
         _ => usual,
     };
     let run = status.last_run.clone();
-    queue(o, status, (Trigger::CooldownOver, reason), &run, "the cooldown is over")
+    requeue(o, status, (Trigger::CooldownOver, reason), &run, "the cooldown is over")
 }
 
 /// A review has handed the Task to another one that repairs its result (RB1, H11): it is held while
@@ -163,7 +163,7 @@ fn follow_repair(o: &Observed, mut status: TaskStatus, repair: &Task) -> TaskSta
     let end = repair.status.clone().unwrap_or_default();
     if end.phase != TaskPhase::Done && end.superseded_by.is_empty() {
         let detail = format!("Task {name} ended without a repair");
-        return queue(o, status, (Trigger::ChildGone, "autofix_ended_retry"), &run, &detail);
+        return requeue(o, status, (Trigger::ChildGone, "autofix_ended_retry"), &run, &detail);
     }
     follow(&mut status, Trigger::ChildDone, "autofix_settled", None, &run, o.now);
     finish(&mut status, "Superseded", &format!("its work is in Task {name}"), o);
@@ -171,18 +171,8 @@ fn follow_repair(o: &Observed, mut status: TaskStatus, repair: &Task) -> TaskSta
     status
 }
 
-/// Queued again after a Run that cost nothing.
+/// Queued again along the edge of `trigger`, at no cost.
 pub(in crate::plan) fn requeue(
-    o: &Observed,
-    status: TaskStatus,
-    run: &str,
-    reason: &str,
-    detail: &str,
-) -> TaskStatus {
-    queue(o, status, (Trigger::RunCancelled, reason), run, detail)
-}
-
-fn queue(
     o: &Observed,
     mut status: TaskStatus,
     (trigger, reason): (Trigger, &str),
