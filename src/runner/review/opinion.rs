@@ -86,6 +86,7 @@ pub fn parse(text: &str) -> Option<Opinion> {
 
 fn issue(value: &Value) -> Issue {
     let file = text_of(value, "file");
+    let file = file.strip_prefix("./").unwrap_or(&file).to_string();
     let line = value.get("line");
     Issue {
         severity: Severity::of(value.get("severity").and_then(Value::as_str).unwrap_or_default()),
@@ -106,7 +107,7 @@ mod tests {
     #[test]
     fn an_opinion_is_read_leniently_and_means_the_same_after_a_second_reading() {
         let text = r#" {"pass": false, "confidence": 85, "issues": [
-            {"severity": "Warning", "message": "m", "file": "src/a.rs", "line": "12"},
+            {"severity": "Warning", "message": "m", "file": "./src/a.rs", "line": "12"},
             {"severity": "major", "message": "n", "file": "", "category": "x"}], "summary": "s"} "#;
         let opinion = parse(text).expect("an opinion");
         assert_eq!((opinion.pass, opinion.percent(), opinion.summary.as_str()), (false, 85, "s"));

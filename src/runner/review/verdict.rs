@@ -86,10 +86,7 @@ pub fn too_large(files: &[ChangedFile], rules: &Rules) -> Vec<String> {
 /// Issues about the change, the gravest first. One about a file that was not changed is dropped; one
 /// that names no file is about the whole.
 fn in_scope<'a>(opinion: &'a Opinion, files: &[ChangedFile]) -> Vec<&'a Issue> {
-    let changed = |name: &str| {
-        let name = name.strip_prefix("./").unwrap_or(name);
-        files.iter().any(|file| file.path == name)
-    };
+    let changed = |name: &str| files.iter().any(|file| file.path == name);
     let mut issues: Vec<&Issue> =
         opinion.issues.iter().filter(|issue| issue.file.as_deref().is_none_or(changed)).collect();
     issues.sort_by_key(|issue| issue.severity);
@@ -177,7 +174,7 @@ mod tests {
 
     const NO: &str = r#"{"pass": false, "confidence": 0.8, "issues": [
         {"severity": "info", "message": "nice", "file": "a.rs"},
-        {"severity": "error", "message": "wrong", "file": "./a.rs", "line": 3},
+        {"severity": "error", "message": "wrong", "file": "a.rs", "line": 3},
         {"severity": "error", "message": "elsewhere", "file": "b.rs"}]}"#;
 
     #[test]
