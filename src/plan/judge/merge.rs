@@ -50,6 +50,9 @@ fn not_merged(o: &Observed, mut status: TaskStatus, run: &str, verdict: &RunStat
         let status = retry::infra(o, status, run, &verdict.failure_code, &verdict.summary);
         return TaskPlan::Write(Box::new(status));
     }
+    if verdict.failure_code == "quota_failure" {
+        return TaskPlan::Write(Box::new(retry::quota(o, status, run, verdict)));
+    }
     let error = format!("{}: {}", verdict.failure_code, first_line(&verdict.summary, 400));
     let judge = judge_of(&mut status);
     judge.last_error.clone_from(&error);

@@ -108,7 +108,9 @@ impl World {
             changed = true;
             task.metadata.uid = Some(format!("uid-{}", task.name_any()));
             task.metadata.generation = Some(1);
-            task.status = Some(TaskStatus::default());
+            // As the schema's default has it.
+            let next = Next { detail: "not yet considered".into(), ..Next::default() };
+            task.status = Some(TaskStatus { next: Some(next), ..TaskStatus::default() });
             self.tasks.insert(task.name_any(), task);
         }
         let task = self.tasks.get_mut(name).unwrap();
