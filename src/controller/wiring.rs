@@ -12,7 +12,7 @@ use super::mirror::{Kind, Mirror, Mirrored};
 use super::pool::WRITE_EVERY;
 use super::queue::WorkQueue;
 use crate::cluster::{Cached, Change, Key, Store};
-use crate::crd::{AgentPool, PodFacts, Run, System, Task, system};
+use crate::crd::{AgentPool, PodFacts, Run, System, Task, labels, system};
 use crate::metrics::Metrics;
 use crate::plan::dispatch::{Holder, HolderId};
 
@@ -71,6 +71,7 @@ impl Wiring {
                     wiring.note_next(task, true);
                     let ns = task.key().namespace;
                     wiring.tell(&ns, Fact::TaskGone(task.uid().to_string()));
+                    wiring.wake_parent(task);
                     for run in runs.by_index(task.uid()) {
                         wiring.queues.runs.add(run.key());
                     }
@@ -78,6 +79,13 @@ impl Wiring {
             }
             wiring.mirror(map(change, Mirrored::Task));
         });
+    }
+
+    /// The end of a Task moves the one that waits for it to carry its work on.
+    fn wake_parent(&self, task: &Task) {
+        if let Some(parent) = task.metadata.labels.as_ref().and_then(|l| l.get(labels::PARENT)) {
+            self.queues.tasks.add(Key::new(&task.key().namespace, parent));
+        }
     }
 
     fn task_applied(&self, task: &Arc<Task>) {
@@ -88,7 +96,9 @@ impl Wiring {
         if let Some(run) = status.map(|s| s.current_run.as_str()).filter(|r| !r.is_empty()) {
             self.queues.runs.add(Key::new(&key.namespace, run));
         }
-        if !status.is_some_and(|s| s.phase.is_terminal()) {
+        if status.is_some_and(|s| s.phase.is_terminal()) {
+            self.wake_parent(task);
+        } else {
             self.queues.tasks.add(key);
         }
     }

@@ -19,11 +19,11 @@
 //! only `status.retries`, faults of the cluster cost nothing).
 
 mod admit;
-mod ended;
+pub(in crate::plan) mod ended;
 pub(in crate::plan) mod status;
 #[cfg(test)]
 mod tests;
-mod waiting;
+pub(in crate::plan) mod waiting;
 
 use jiff::Timestamp;
 

@@ -10,7 +10,7 @@ pub(in crate::plan) fn waiting(o: &Observed, status: TaskStatus) -> TaskPlan {
     if o.task.spec.cancel {
         return cancel(o, status);
     }
-    if status.block_reason == Some(BlockReason::AwaitingJudge) {
+    if judge::owns(&status) {
         return judge::awaiting(o, status);
     }
     if let Some(at) = status.retry_at {
