@@ -74,7 +74,7 @@ async fn a_reviewer_is_told_the_change_and_its_word_becomes_the_verdict() {
     assert_eq!(result.outcome, Outcome::Success, "a refusal is a result: {}", result.summary);
     assert_eq!(verdict(&result), (ReviewVerdict::RequestChanges, ReviewSource::Agent));
     assert_eq!((review(&result).confidence, review(&result).code_files), (90, 1));
-    assert_eq!(review(&result).findings, ["error: wrong (src/a.rs:1)"]);
+    assert_eq!(review(&result).findings, ["src/a.rs:1: wrong"]);
     assert_eq!(result.head.as_deref(), Some(git(&repository, &["rev-parse", BRANCH]).trim()));
     assert_eq!((result.branch.as_deref(), result.tokens), (Some(BRANCH), agent.tokens));
     assert!(
@@ -213,7 +213,7 @@ async fn a_huge_change_is_shown_in_part_and_one_of_too_many_lines_is_refused() {
     assert!(bundle_of(&pod).is_decided());
     let result = said(&pod, YES).await;
     assert_eq!(verdict(&result), (ReviewVerdict::RequestChanges, ReviewSource::Policy));
-    assert_eq!(review(&result).findings, ["6001 changed lines are more than 5000"]);
+    assert_eq!(review(&result).findings, ["6001 changed lines are more than the 5000 that are allowed"]);
 }
 
 #[tokio::test]
