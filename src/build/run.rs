@@ -10,6 +10,7 @@ use kube::api::ObjectMeta;
 use crate::crd::pool::Role;
 use crate::crd::run::{ReviewTarget, RunInputs, RunLimits, RunRepository, RunTemplate, TaskRef};
 use crate::crd::{AgentPool, GoDuration, Purpose, Run, RunSpec, System, Task, labels, names, words};
+use crate::plan::judge::review_base;
 
 /// Longest time for one review; a Task with a shorter timebox is reviewed within that.
 const REVIEW_TIMEBOX_SECS: u64 = 900;
@@ -53,7 +54,7 @@ pub fn build_run(task: &Task, system: &System, pool: &AgentPool, slot: &Slot) ->
 /// purpose counts as Judge. Name and content are functions of the arguments only, as in [`build_run`].
 ///
 /// It has the attempt of the Execute Run that it looks at, and no verification commands: those have
-/// run. It compares with and merges into [`review_base`].
+/// run. It compares with and merges into the branch that the claim names, else [`review_base`].
 pub fn build_review_run(
     task: &Task,
     system: &System,
@@ -73,6 +74,8 @@ pub fn build_review_run(
             (Purpose::Judge, version, names::judge_run_name(&judge.run, version))
         }
     };
+    let base = Some(judge.base_branch).filter(|base| !base.is_empty());
+    let base = base.unwrap_or_else(|| review_base(task, &system.spec));
     let inputs = RunInputs { timebox: review_timebox(&task.spec.timebox), ..inputs(task) };
     let spec = RunSpec {
         attempt: names::attempt_of(&judge.run).unwrap_or(status.attempts).max(1),
@@ -86,21 +89,11 @@ pub fn build_review_run(
             head_commit: judge.head_commit,
             policy_version: judge.policy_version,
             version,
+            rules: system.spec.judge.rules(),
         }),
-        ..spec(task, system, pool, slot, review_base(task, system), judge.branch)
+        ..spec(task, system, pool, slot, base, judge.branch)
     };
     owned(task, name, spec, slot.term)
-}
-
-/// Branch that the Task's result is compared with and merged into. A Task that starts from a branch
-/// that Runs push (its name begins with the System's `branchPrefix`: a Task that repairs the work of
-/// another one) goes to the System's base branch, any other goes to the branch it started from.
-pub fn review_base(task: &Task, system: &System) -> String {
-    let repository = &system.spec.repository;
-    let own = task.spec.base_branch.as_ref();
-    own.filter(|branch| !branch.starts_with(&repository.branch_prefix))
-        .unwrap_or(&repository.base_branch)
-        .clone()
 }
 
 fn review_timebox(timebox: &GoDuration) -> GoDuration {

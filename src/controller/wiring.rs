@@ -109,6 +109,7 @@ impl Wiring {
                     let ns = task.key().namespace;
                     wiring.tell(&ns, Fact::TaskGone(task.uid().to_string()));
                     wiring.receivers.books.with(&ns, |books| books.task_gone(task.uid()));
+                    wiring.wake_parent(task);
                     for run in runs.by_index(task.uid()) {
                         wiring.queues.runs.add(run.key());
                     }
@@ -138,7 +139,9 @@ impl Wiring {
         if let Some(run) = status.map(|s| s.current_run.as_str()).filter(|r| !r.is_empty()) {
             self.queues.runs.add(Key::new(&key.namespace, run));
         }
-        if !status.is_some_and(|s| s.phase.is_terminal()) {
+        if status.is_some_and(|s| s.phase.is_terminal()) {
+            self.wake_parent(task);
+        } else {
             self.queues.tasks.add(key);
         }
     }

@@ -30,6 +30,11 @@ pub const CREATED_BY: &str = "opentiger.dev/created-by";
 pub const ORIGIN: &str = "opentiger.dev/origin";
 /// Number of rework splits between a Task and its first ancestor.
 pub const REWORK_DEPTH: &str = "opentiger.dev/rework-depth";
+/// Number of times that work has been begun anew from the base branch, on a Task made for that.
+pub const RECREATED: &str = "opentiger.dev/recreated";
+/// Annotation on an AutoFix Task: branch that its result is merged into. It starts from the branch of
+/// the Task that it mends, which is another one.
+pub const MERGE_INTO: &str = "opentiger.dev/merge-into";
 /// Leadership term under which the object was created; checked by the admission policy.
 pub const TERM: &str = "opentiger.dev/term";
 /// `app.kubernetes.io/managed-by`.

@@ -43,6 +43,34 @@ pub fn merge_area(url: &str) -> String {
     format!("merge:{}", letters.map(|b| char::from(*b)).collect::<String>())
 }
 
+/// Longest name of a Task.
+const TASK_NAME: usize = 48;
+
+/// Name of a Task that follows from the Task `parent`: `<parent>-<word>-<hash>`, at most 48
+/// characters, a pure function of the arguments. `key` says what makes it the one it is, the parent's
+/// uid included, so that the children of a recreated Task never meet those of its predecessor.
+pub fn child_name(parent: &str, word: &str, key: &str) -> String {
+    let hash: String = Sha256::digest(key.as_bytes())
+        .iter()
+        .take(8)
+        .filter_map(|b| ALPHABET.get(usize::from(*b) % ALPHABET.len()))
+        .map(|b| char::from(*b))
+        .collect();
+    let room = TASK_NAME.saturating_sub(word.len() + hash.len() + 2);
+    let stem: String = parent.chars().take(room).collect();
+    format!("{}-{word}-{hash}", stem.trim_end_matches('-'))
+}
+
+/// Sixteen hexadecimal characters of a hash of `parts`; their borders count.
+pub fn digest<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update(part.len().to_le_bytes());
+        hash.update(part.as_bytes());
+    }
+    hash.finalize().iter().take(8).map(|b| format!("{b:02x}")).collect()
+}
+
 /// Name of slot `index` (from 1) of a pool.
 pub fn agent_name(pool: &str, index: u32) -> String {
     format!("{pool}-{index}")
@@ -64,5 +92,22 @@ mod tests {
         assert_ne!(a, b);
         assert_eq!(a, run_name("fix", "5f0c3d1e-0000-4000-8000-000000000001", 1));
         assert!(a.starts_with("fix-") && a.ends_with("-r1"));
+    }
+
+    #[test]
+    fn the_name_of_a_child_is_a_name_whatever_its_parent_is_called() {
+        for parent in ["a", &"x".repeat(48), &format!("{}-y", "x".repeat(26))] {
+            let name = child_name(parent, "autofix1", "uid-1/head");
+            assert!(name.len() <= 48 && !name.contains("--"), "{name}");
+            assert_eq!(name, child_name(parent, "autofix1", "uid-1/head"));
+            assert_ne!(name, child_name(parent, "autofix1", "uid-2/head"));
+        }
+    }
+
+    #[test]
+    fn a_digest_knows_where_a_part_ends() {
+        assert_ne!(digest(["ab", "c"]), digest(["a", "bc"]));
+        assert_ne!(digest(["a", ""]), digest(["a"]));
+        assert_eq!(digest(["a", "b"]).len(), 16);
     }
 }

@@ -9,6 +9,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::judge::ReviewRules;
 use super::pool::{Executor, ImagePullPolicy, Resources, Role};
 use super::recovery::FailureDetail;
 use super::restart::AgentCrash;
@@ -149,6 +150,9 @@ pub struct ReviewTarget {
     /// Ordinal of the review (or merge) of this Execute Run, from 1; part of the Run's name.
     #[schemars(range(min = 1))]
     pub version: i32,
+    /// What the review goes by, as it was at admission.
+    #[serde(default)]
+    pub rules: ReviewRules,
 }
 
 /// What a review says.

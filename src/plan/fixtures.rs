@@ -4,7 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 
-use crate::build::run::{Slot, build_run};
+use crate::build::run::{Slot, build_review_run, build_run};
 use crate::crd::wire::{ContainerResult, container};
 use crate::crd::*;
 
@@ -54,6 +54,17 @@ pub fn run_of(task: &Task) -> Run {
     let mut run = build_run(task, &system(), &pool, &slot);
     run.metadata.uid = Some(format!("uid-{}", run.name_any()));
     run.metadata.creation_timestamp = Some(Time(now()));
+    run.metadata.generation = Some(1);
+    run
+}
+
+/// The Judge or Merge Run that the Task's `status.judge` asks for, created now.
+pub fn review_run_of(task: &Task, system: &System, purpose: Purpose) -> Run {
+    let mut pool = AgentPool::new("judge", AgentPoolSpec::default());
+    pool.metadata.namespace = Some("ns".into());
+    let slot = Slot { agent: "judge-1".into(), lane: "feature".into(), target_areas: vec![], term: 1 };
+    let mut run = build_review_run(task, system, &pool, &slot, purpose);
+    run.metadata.uid = Some(format!("uid-{}", run.name_any()));
     run.metadata.generation = Some(1);
     run
 }

@@ -348,3 +348,119 @@ fn a_pod_deleted_by_hand_costs_no_attempt() {
     assert_eq!((verdict.class, verdict.code.as_str()), (Some(FailureClass::Infra), code::POD_LOST));
     assert_eq!(run.name_any(), "a-".to_string() + &names::uid_hash("uid-a") + "-r1");
 }
+
+/// The Run of a review or merge, and its Task, which asks about it and has not marked it yet.
+fn asked(purpose: Purpose) -> (Task, Run) {
+    let mut task = task("a");
+    let status = task.status.as_mut().unwrap();
+    (status.phase, status.block_reason) = (TaskPhase::Blocked, Some(BlockReason::AwaitingJudge));
+    status.attempts = 1;
+    status.judge = Some(judge::JudgeStatus {
+        run: "a-bcdf-r1".into(),
+        run_uid: "uid-r1".into(),
+        head_commit: "c0ffee".into(),
+        ..judge::JudgeStatus::default()
+    });
+    let pool = AgentPool::new("judge", AgentPoolSpec::default());
+    let slot = crate::build::run::Slot {
+        agent: "judge-1".into(),
+        lane: "feature".into(),
+        target_areas: vec![],
+        term: 1,
+    };
+    let mut run = crate::build::run::build_review_run(&task, &system(), &pool, &slot, purpose);
+    run.metadata.uid = Some("uid-review".into());
+    run.metadata.creation_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(now()));
+    (task, run)
+}
+
+/// As [`asked`], with the Run marked as the one in progress.
+fn reviewing(purpose: Purpose) -> (Task, Run) {
+    let (mut task, run) = asked(purpose);
+    let status = task.status.as_mut().unwrap();
+    (status.phase, status.block_reason) = (TaskPhase::Running, None);
+    status.current_run = run.name_any();
+    let judge = status.judge.as_mut().unwrap();
+    (judge.reviews, judge.merges) = (1, 1);
+    (task, run)
+}
+
+#[test]
+fn a_review_that_its_task_has_not_marked_waits_and_one_it_no_longer_asks_for_is_cancelled_s28() {
+    for purpose in [Purpose::Judge, Purpose::Merge] {
+        let (task, run) = asked(purpose);
+        let decide = |task: &Task| decide(&run, Some(task), Some(&system()), PodView::Unseen, 0);
+        assert_eq!(decide(&task), RunPlan::Wait { until: None, show: None });
+        let changes: [&dyn Fn(&mut judge::JudgeStatus); 5] = [
+            &|judge| judge.head_commit = "other".into(),
+            &|judge| judge.policy_version = "other".into(),
+            &|judge| judge.run_uid = "other".into(),
+            &|judge| (judge.reviews, judge.merges) = (1, 1),
+            &|judge| judge.stage = judge::JudgeStage::Settled,
+        ];
+        for change in changes {
+            let mut task = task.clone();
+            change(task.status.as_mut().unwrap().judge.as_mut().unwrap());
+            assert_eq!(finish(decide(&task)).phase, RunPhase::Cancelled, "{purpose:?} {:?}", task.status);
+        }
+        let (task, _) = reviewing(purpose);
+        assert_eq!(decide(&task), RunPlan::CreatePod);
+    }
+}
+
+#[test]
+fn a_merge_has_started_once_its_publish_has() {
+    let (task, run) = reviewing(Purpose::Merge);
+    let mut pod = pod_of(&run);
+    let with = |state| vec![ended(container::CHECKOUT, 0, "Completed", ""), state];
+    let waiting = ContainerState::Waiting { reason: "ImagePullBackOff".into(), message: "no image".into() };
+    pod.containers = with(ContainerFacts { name: container::PUBLISH.into(), state: waiting });
+    let plan = decide(&run, Some(&task), Some(&system()), PodView::Present(&pod), 11);
+    assert!(matches!(plan, RunPlan::Wait { show: Some(_), .. }), "{plan:?}");
+    let lost = of_lost_pod(&run, &pod, at(12));
+    assert_eq!(lost.code, code::POD_NOT_STARTED);
+    let running = ContainerState::Running { started: Some(at(12)) };
+    pod.containers = with(ContainerFacts { name: container::PUBLISH.into(), state: running });
+    let plan = decide(&run, Some(&task), Some(&system()), PodView::Present(&pod), 400);
+    assert_eq!(plan, RunPlan::Wait { until: None, show: None });
+    assert_eq!(of_lost_pod(&run, &pod, at(401)).code, code::POD_LOST);
+}
+
+#[test]
+fn a_review_gives_its_verdict_and_without_one_it_has_failed() {
+    let (_, run) = reviewing(Purpose::Judge);
+    let mut result = ContainerResult::new(Outcome::Success);
+    let none = of_pod(&run, &pod_with(&run, &result), false, at(30));
+    assert_eq!((none.phase, none.code.as_str()), (RunPhase::Failed, code::REVIEW_NO_VERDICT));
+    assert_eq!(none.class, Some(FailureClass::Model));
+    result.review = Some(crate::crd::run::ReviewResult { confidence: 7, ..Default::default() });
+    let verdict = of_pod(&run, &pod_with(&run, &result), false, at(30));
+    assert_eq!(verdict.phase, RunPhase::Success);
+    assert_eq!(verdict.status(&run, 1).review, result.review);
+    let (_, other) = running("b");
+    let execute = of_pod(&other, &pod_with(&other, &result), false, at(30));
+    assert_eq!(execute.review, None, "nothing but a review reviews");
+}
+
+#[test]
+fn what_a_merge_meets_has_its_code_and_no_class_of_the_task_s_own_failures() {
+    let (_, run) = reviewing(Purpose::Merge);
+    for code in [code::MERGE_CONFLICT, code::MERGE_BASE_MOVED, code::MERGE_REFUSED, code::REVIEW_HEAD_MOVED] {
+        // Words that the table of messages would take for something else.
+        let result = ContainerResult::failure(Outcome::Failed, code, "test failed in package.json");
+        let mut pod = pod_with(&run, &result);
+        pod.containers.retain(|c| c.name != container::AGENT);
+        let verdict = of_pod(&run, &pod, false, at(30));
+        assert_eq!((verdict.phase, verdict.code.as_str()), (RunPhase::Failed, code));
+        assert_eq!((verdict.class, verdict.started), (None, Some(at(1))));
+    }
+    let mut pod = pod_of(&run);
+    pod.phase = PodPhase::Failed;
+    pod.containers =
+        vec![ended(container::CHECKOUT, 0, "Completed", ""), ended(container::PUBLISH, 137, "OOMKilled", "")];
+    let killed = of_pod(&run, &pod, false, at(30));
+    assert_eq!((killed.code.as_str(), killed.class), ("environment_issue", Some(FailureClass::Env)));
+    let moved = ContainerResult::failure(Outcome::Failed, code::REVIEW_HEAD_MOVED, "moved").to_message();
+    pod.containers = vec![ended(container::CHECKOUT, 30, "Error", &moved)];
+    assert_eq!(of_pod(&run, &pod, false, at(30)).code, code::REVIEW_HEAD_MOVED);
+}

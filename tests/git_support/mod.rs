@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 
-use opentiger::crd::run::{RunRepository, RunSpec, TaskRef};
+use opentiger::crd::Purpose;
+use opentiger::crd::run::{ReviewTarget, RunRepository, RunSpec, TaskRef};
 use opentiger::crd::wire::{ContainerResult, Inputs, Outcome, SCHEMA_VERSION};
 use opentiger::runner::checkout::{self, Paths};
 use opentiger::runner::{exchange, publish};
@@ -27,6 +28,10 @@ pub struct Behaviour {
     pub unavailable: usize,
     /// Number of pushes that are carried out and then answered with 502.
     pub lost_answers: usize,
+    /// Number of times that `main` moves just before a push learns where it is.
+    pub moves_before_push: usize,
+    /// Number of times that `main` moves after a push has learnt where it is.
+    pub moves_during_push: usize,
     /// Answers every request with a redirect to this base.
     pub redirect: Option<String>,
     /// `<method> <path> <authorization>` of every request.
@@ -164,6 +169,9 @@ fn serve(mut stream: TcpStream, projects: &Path, behaviour: &Mutex<Behaviour>) -
             .write_all(format!("HTTP/1.1 {status}Content-Length: 0\r\nConnection: close\r\n\r\n").as_bytes())
             .ok();
     }
+    if moves(&behaviour, query.contains("service=git-receive-pack"), pushing)? {
+        advance(&projects.join(path.trim_start_matches('/').split(".git").next()?).with_extension("git"));
+    }
     let output = backend(projects, &method, path, query, &headers, &body)?;
     let end = output.windows(4).position(|bytes| bytes == b"\r\n\r\n")?;
     let (head, rest) = (String::from_utf8_lossy(&output[..end]).into_owned(), &output[end + 4..]);
@@ -185,6 +193,26 @@ fn serve(mut stream: TcpStream, projects: &Path, behaviour: &Mutex<Behaviour>) -
         format!("HTTP/1.1 {status}\r\n{fields}Content-Length: {}\r\nConnection: close\r\n\r\n", rest.len());
     stream.write_all(answer.as_bytes()).ok()?;
     stream.write_all(rest).ok()
+}
+
+/// Whether the base is to move now.
+fn moves(behaviour: &Mutex<Behaviour>, asking: bool, pushing: bool) -> Option<bool> {
+    let mut behaviour = behaviour.lock().ok()?;
+    let counter = match (asking, pushing) {
+        (true, _) => &mut behaviour.moves_before_push,
+        (false, true) => &mut behaviour.moves_during_push,
+        (false, false) => return Some(false),
+    };
+    let due = *counter > 0;
+    *counter -= usize::from(due);
+    Some(due)
+}
+
+/// One more commit on `main`, by somebody else, with the same files. Returns it.
+pub fn advance(repository: &Path) -> String {
+    let commit = git(repository, &["commit-tree", "-p", "main", "-m", "of somebody else", "main^{tree}"]);
+    git(repository, &["update-ref", "refs/heads/main", commit.trim()]);
+    commit.trim().to_string()
 }
 
 fn body(reader: &mut impl BufRead, headers: &BTreeMap<String, String>) -> Option<Vec<u8>> {
@@ -316,6 +344,24 @@ impl Pod {
     pub async fn checked_out(&self) {
         let result = self.checkout().await;
         assert_eq!(result.outcome, Outcome::Success, "{}", result.summary);
+    }
+
+    /// A Pod that looks at this one's pushed branch.
+    pub fn looking_at(&self, repository: &Path, purpose: Purpose) -> Self {
+        let mut pod = Self::new(&self.inputs.spec.repository.url);
+        pod.inputs.run = "add-x-ab12-r1-x1".into();
+        pod.inputs.run_uid = "run-uid-2".into();
+        pod.inputs.spec.purpose = purpose;
+        pod.inputs.spec.inputs.allowed_paths = vec!["**".into()];
+        pod.inputs.spec.review = Some(ReviewTarget {
+            run: self.inputs.run.clone(),
+            run_uid: self.inputs.run_uid.clone(),
+            branch: BRANCH.into(),
+            head_commit: git(repository, &["rev-parse", BRANCH]).trim().into(),
+            policy_version: "1".into(),
+            ..ReviewTarget::default()
+        });
+        pod
     }
 
     /// The path of a file in the working clone.

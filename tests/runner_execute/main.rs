@@ -6,4 +6,5 @@
 mod faults;
 mod outcomes;
 mod pod;
+mod reviews;
 mod verification;

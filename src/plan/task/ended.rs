@@ -64,14 +64,17 @@ fn attempt_ended(
     TaskPlan::Write(Box::new(status))
 }
 
-/// Where a successful attempt leads. Without a judge it is Done; a judge would route it to
-/// Blocked AwaitingJudge from here and nowhere else.
+/// Where a successful attempt leads: to Blocked AwaitingJudge when a judge is to look at what it has
+/// pushed, else it is Done.
 pub(in crate::plan) fn after_success(
     o: &Observed,
     verdict: &RunStatus,
     mut status: TaskStatus,
     run: &str,
 ) -> TaskStatus {
+    if let Some(claimed) = judge::claim(o, verdict, &status, run) {
+        return claimed;
+    }
     status.branch.clone_from(&verdict.branch);
     status.head_commit.clone_from(&verdict.head_commit);
     let message = if verdict.branch.is_empty() {
@@ -84,29 +87,42 @@ pub(in crate::plan) fn after_success(
     status
 }
 
+/// When a provider limit is over that was met `waited` times before, and how that is known.
+pub(in crate::plan) fn quota_reset(
+    o: &Observed,
+    verdict: &RunStatus,
+    waited: i32,
+) -> (Timestamp, &'static str) {
+    let uid = o.task.metadata.uid.as_deref().unwrap_or_default();
+    let failed_at = finished(verdict, o.now);
+    if let Some(at) = verdict.retry_at.or_else(|| quota::stated_reset(&verdict.summary, failed_at)) {
+        return (at, "the provider's limit resets");
+    }
+    let waited = u32::try_from(waited).unwrap_or(0);
+    let backoff = quota::backoff(uid, waited, quota::BackoffPolicy::default(), "", failed_at).cooldown;
+    let at = add(failed_at, Duration::try_from(backoff).unwrap_or_default());
+    (at, "the provider states no reset, it is tried again after a backoff")
+}
+
 pub(in crate::plan) fn quota_wait(
     o: &Observed,
     verdict: &RunStatus,
     mut status: TaskStatus,
     run: &str,
 ) -> TaskStatus {
-    let uid = o.task.metadata.uid.as_deref().unwrap_or_default();
-    let failed_at = finished(verdict, o.now);
-    let stated = verdict.retry_at.or_else(|| quota::stated_reset(&verdict.summary, failed_at));
-    let waited = u32::try_from(status.retries.quota).unwrap_or(0);
-    let backoff = quota::backoff(uid, waited, quota::BackoffPolicy::default(), "", failed_at).cooldown;
-    let at = stated.unwrap_or_else(|| add(failed_at, Duration::try_from(backoff).unwrap_or_default()));
+    let (at, detail) = quota_reset(o, verdict, status.retries.quota);
     status.last_failure = Some(last_failure(o, FailureClass::Env, verdict, run, "quota_wait_retry"));
-    let detail = if stated.is_some() {
-        "the provider's limit resets"
-    } else {
-        "the provider states no reset, it is tried again after a backoff"
-    };
     wait_until(&mut status, at, detail);
     let next = status.next.clone();
     follow(&mut status, Trigger::ProviderLimit, "quota_wait", next, run, o.now);
     mark(&mut status, condition::PROGRESSING, false, "QuotaWait", detail, o.task, o.now);
     status
+}
+
+/// Wait after a fault of the cluster, `before` of which came before it.
+pub(in crate::plan) fn infra_backoff(before: i32) -> Duration {
+    let exponent = u32::try_from(before).unwrap_or(0).min(10);
+    INFRA_BACKOFF_BASE.saturating_mul(2u32.saturating_pow(exponent)).min(INFRA_BACKOFF_MAX)
 }
 
 /// A fault of the cluster: Queued again after a backoff, at no cost.
@@ -117,8 +133,7 @@ pub(in crate::plan) fn infra(
     code: &str,
     summary: &str,
 ) -> TaskStatus {
-    let exponent = u32::try_from(status.retries.infra).unwrap_or(0).min(10);
-    let backoff = INFRA_BACKOFF_BASE.saturating_mul(2u32.saturating_pow(exponent)).min(INFRA_BACKOFF_MAX);
+    let backoff = infra_backoff(status.retries.infra);
     status.last_failure = Some(LastFailure {
         class: FailureClass::Infra.word().into(),
         code: code.into(),
@@ -143,6 +158,9 @@ pub(in crate::plan) fn vanished(o: &Observed, mut status: TaskStatus) -> TaskSta
     observe_spec(&mut status, o.task);
     if o.task.spec.cancel {
         return cancelled(o, status, &name);
+    }
+    if judge::owns(&status) {
+        return judge::vanished(o, status, &name);
     }
     infra(o, status, &name, "run_deleted", &format!("Run {name} was deleted"))
 }

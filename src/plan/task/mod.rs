@@ -24,14 +24,14 @@
 //! only `status.retries`, faults of the cluster cost nothing).
 
 mod admit;
-mod ended;
+pub(in crate::plan) mod ended;
 mod recover;
 mod requested;
 pub(in crate::plan) mod status;
 pub mod table;
 #[cfg(test)]
 mod tests;
-mod waiting;
+pub(in crate::plan) mod waiting;
 
 use jiff::Timestamp;
 

@@ -1,7 +1,5 @@
-//! A Task waits: until a moment, for a Task that repairs its result, for an edit, or to be cancelled.
-
-use jiff::Timestamp;
-use kube::ResourceExt;
+//! A Task waits: until a moment, for an edit, or to be cancelled. One that waits for a review or for a
+//! Task that mends its result is `plan::judge`'s.
 
 use super::status::{
     drop_adjustments, finish, follow, generation, is_edited, mark, mark_false, wait_until, watch,
@@ -9,24 +7,24 @@ use super::status::{
 use super::table::{State, Trigger};
 use super::{Observed, TaskPlan};
 use crate::crd::task::condition;
-use crate::crd::{NextKind, Task, TaskPhase, TaskStatus, labels};
+use crate::crd::{NextKind, TaskPhase, TaskStatus};
 use crate::plan::judge;
-use crate::plan::recovery::is_active;
 use crate::plan::run::add;
-
-/// First part of the origins of Tasks that repair the result of their parent.
-const AUTOFIX: &str = "autofix";
+use jiff::Timestamp;
 
 pub(in crate::plan) fn waiting(o: &Observed, status: TaskStatus) -> TaskPlan {
     if o.task.spec.cancel {
         return cancel(o, status);
     }
+    if judge::owns(&status) {
+        return judge::awaiting(o, status);
+    }
     match State::of(&status) {
-        State::AwaitingJudge => judge::awaiting(o, status),
         State::IssueLinking => issue_linking(status),
-        State::NeedsRework => repaired(o, &status).unwrap_or_else(|| until_retry(o, status)),
-        State::Failed | State::QuotaWait | State::Blocked => until_retry(o, status),
-        State::Queued | State::Running | State::Done | State::Cancelled => TaskPlan::Wait { until: None },
+        State::Failed | State::QuotaWait | State::NeedsRework | State::Blocked => until_retry(o, status),
+        State::AwaitingJudge | State::Queued | State::Running | State::Done | State::Cancelled => {
+            TaskPlan::Wait { until: None }
+        }
     }
 }
 
@@ -126,49 +124,6 @@ fn cooldown_over(o: &Observed, mut status: TaskStatus) -> TaskStatus {
     };
     let run = status.last_run.clone();
     requeue(o, status, (Trigger::CooldownOver, reason), &run, "the cooldown is over")
-}
-
-/// A review has handed the Task to another one that repairs its result (RB1, H11): it is held while
-/// that one works, and follows it when it has ended.
-fn repaired(o: &Observed, status: &TaskStatus) -> Option<TaskPlan> {
-    let is_repair = |task: &&&Task| task.labels().get(labels::ORIGIN).is_some_and(|o| o.starts_with(AUTOFIX));
-    let repairs: Vec<&Task> = o.children.iter().copied().filter(|task| is_repair(&task)).collect();
-    if let Some(active) = repairs.iter().find(|task| is_active(task)) {
-        return Some(held(status, &active.name_any()));
-    }
-    // Only a Task that was held follows; one that went on since has a retry of its own.
-    let was_held =
-        status.retry_at.is_none() && status.next.as_ref().is_some_and(|n| n.kind == NextKind::Watch);
-    let newest = repairs
-        .iter()
-        .filter(|_| was_held)
-        .max_by_key(|task| (task.metadata.creation_timestamp.as_ref().map(|t| t.0), task.name_any()))?;
-    Some(TaskPlan::Write(Box::new(follow_repair(o, status.clone(), newest))))
-}
-
-fn held(status: &TaskStatus, name: &str) -> TaskPlan {
-    let detail = format!("Task {name} repairs what the review found");
-    let told = status.next.as_ref().is_some_and(|next| next.kind == NextKind::Watch && next.detail == detail);
-    if told && status.retry_at.is_none() {
-        return TaskPlan::Wait { until: None };
-    }
-    let status = TaskStatus { retry_at: None, next: Some(watch(detail)), ..status.clone() };
-    TaskPlan::Write(Box::new(status))
-}
-
-/// Done, or itself carried on: nothing is left to do here. Otherwise the Task tries again itself.
-fn follow_repair(o: &Observed, mut status: TaskStatus, repair: &Task) -> TaskStatus {
-    let name = repair.name_any();
-    let run = status.last_run.clone();
-    let end = repair.status.clone().unwrap_or_default();
-    if end.phase != TaskPhase::Done && end.superseded_by.is_empty() {
-        let detail = format!("Task {name} ended without a repair");
-        return requeue(o, status, (Trigger::ChildGone, "autofix_ended_retry"), &run, &detail);
-    }
-    follow(&mut status, Trigger::ChildDone, "autofix_settled", None, &run, o.now);
-    finish(&mut status, "Superseded", &format!("its work is in Task {name}"), o);
-    status.superseded_by = name;
-    status
 }
 
 /// Queued again along the edge of `trigger`, at no cost.

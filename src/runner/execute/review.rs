@@ -59,8 +59,7 @@ pub(super) async fn work(
         return Err(early(Outcome::Failed, code::REVIEW_NO_VERDICT, summary));
     };
     // Written again within bounds and without secrets: `publish` does not know them.
-    let text = serde_json::to_string(&opinion).unwrap_or_default();
-    let text = supervisor.mask().hide(text).into_owned();
+    let text = supervisor.mask().hide(opinion::text(&opinion)).into_owned();
     exchange::write_text(&settings.exchange, VERDICT_FILE, &text)
         .map_err(|error| infra("failed to write the verdict for publish", &error))?;
     Ok(done(&opinion.summary))

@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::plan::judge::change;
 use crate::runner::git::{Answer, Git, GitError};
 
 /// A changed file.
@@ -19,6 +20,18 @@ pub struct ChangedFile {
     /// Deleted lines; absent for a binary file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deleted: Option<u64>,
+}
+
+impl ChangedFile {
+    /// As the rules of a review count it: a binary file has no lines.
+    pub fn counted(&self) -> change::ChangedFile {
+        let lines = |count: Option<u64>| i64::try_from(count.unwrap_or(0)).unwrap_or(i64::MAX);
+        change::ChangedFile {
+            path: self.path.clone(),
+            added: lines(self.added),
+            deleted: lines(self.deleted),
+        }
+    }
 }
 
 /// Arguments of every comparison. A renamed file is a deleted and a new one, as for the path policy.

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::bundle::{self, Bundle};
 use super::history::{self, HEAD, History};
-use super::{ReviewError, change, head_moved, target, verdict, violations};
+use super::{ReviewError, change, evaluated, head_moved, target};
 use crate::crd::wire::Inputs;
 use crate::runner::checkout::{CheckoutError, Paths, clear, file, hand_over, open, working_clone};
 use crate::runner::git::Git;
@@ -82,8 +82,7 @@ pub async fn prepare(
 async fn describe(inputs: &Inputs, paths: &Paths, bare: &Git, scope: &Scope) -> Result<(), ReviewError> {
     let files = change::files(bare, &scope.start, &scope.head).await?;
     let patch = change::patch(bare, &scope.start, &scope.head, bundle::MAX_PATCH_BYTES).await?;
-    let mut violations = violations(inputs, &files);
-    violations.extend(verdict::too_large(&files, &verdict::Rules::default()));
+    let violations = evaluated(inputs, target(inputs)?, &files).findings;
     let bundle = Bundle {
         title: inputs.spec.inputs.title.clone(),
         goal: inputs.spec.inputs.goal.clone(),

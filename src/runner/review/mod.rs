@@ -17,11 +17,10 @@ pub mod history;
 pub mod merge;
 pub mod opinion;
 pub mod publish;
-pub mod verdict;
 
 use crate::crd::run::ReviewTarget;
 use crate::crd::wire::{ContainerResult, Inputs, Outcome};
-use crate::plan::policy;
+use crate::plan::judge::change::{self as rules, ChangeReview};
 use crate::plan::verdict::code;
 use crate::runner::checkout::CheckoutError;
 use crate::runner::git::GitError;
@@ -70,12 +69,9 @@ fn head_moved(target: &ReviewTarget, found: Option<&str>) -> ReviewError {
     ReviewError::Ended { code: code::REVIEW_HEAD_MOVED, why }
 }
 
-/// What the path policy says against the change. A policy that cannot be read speaks against it, too.
-fn violations(inputs: &Inputs, files: &[change::ChangedFile]) -> Vec<String> {
+/// What paths and rules of the Run say of the change.
+fn evaluated(inputs: &Inputs, target: &ReviewTarget, files: &[change::ChangedFile]) -> ChangeReview {
     let task = &inputs.spec.inputs;
-    let paths: Vec<String> = files.iter().map(|file| file.path.clone()).collect();
-    match policy::check(&paths, &task.allowed_paths, &task.denied_paths) {
-        Ok(violations) => violations.iter().map(ToString::to_string).collect(),
-        Err(error) => vec![format!("the path policy cannot be evaluated: {error}")],
-    }
+    let counted: Vec<rules::ChangedFile> = files.iter().map(change::ChangedFile::counted).collect();
+    rules::evaluate(&counted, &task.allowed_paths, &task.denied_paths, task.risk_level, &target.rules)
 }

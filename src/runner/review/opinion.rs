@@ -1,82 +1,25 @@
-//! What a reviewing agent says: JSON, read leniently, kept within bounds. Pure, but it is testimony.
+//! The words of a reviewing agent: JSON, read leniently, kept within bounds, written again. It is
+//! testimony; what follows from it is decided in `plan::judge::verdict`.
 
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
+
+use crate::plan::judge::verdict::{AgentReview, Issue, Severity};
 
 /// Most issues that are kept.
 const MAX_ISSUES: usize = 100;
 /// Longest text of one of them, in characters.
 const MAX_TEXT: usize = 1_000;
+/// Longest file that is read, in bytes.
+const MAX_BYTES: usize = crate::runner::exchange::MAX_RESULT_FILE_BYTES as usize;
 
-/// How grave an issue is, the gravest first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Severity {
-    /// Speaks against the change.
-    Error,
-    Warning,
-    Info,
-}
-
-impl Severity {
-    /// An unknown word counts as an error: what cannot be read must not be milder than it was meant.
-    fn of(word: &str) -> Self {
-        match word.trim().to_lowercase().as_str() {
-            "warning" | "warn" | "medium" | "minor" => Self::Warning,
-            "info" | "information" | "low" | "note" | "nit" | "suggestion" => Self::Info,
-            _ => Self::Error,
-        }
-    }
-
-    /// The lower-case word.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Error => "error",
-            Self::Warning => "warning",
-            Self::Info => "info",
-        }
-    }
-}
-
-/// One thing that the agent found.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Issue {
-    pub severity: Severity,
-    pub message: String,
-    /// Relative to the root of the repository; absent: the change as a whole.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub file: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub line: Option<u64>,
-}
-
-/// The opinion (spec agents 5.3).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Opinion {
-    /// Whether the agent approves.
-    pub pass: bool,
-    /// From 0 to 1.
-    pub confidence: f64,
-    pub issues: Vec<Issue>,
-    pub summary: String,
-}
-
-impl Opinion {
-    /// Confidence in percent.
-    pub fn percent(&self) -> i32 {
-        // Within 0..=100, so the cast is exact.
-        (self.confidence.clamp(0.0, 1.0) * 100.0).round() as i32
-    }
-}
-
-/// Reads an opinion. Confidence may be a fraction or percent. `None` without a JSON object whose
-/// `pass` is true or false.
-pub fn parse(text: &str) -> Option<Opinion> {
+/// Reads what the agent has written. Confidence may be a fraction or percent. `None` without a JSON
+/// object whose `pass` is true or false.
+pub fn parse(text: &str) -> Option<AgentReview> {
     let value: Value = serde_json::from_str(text.trim()).ok()?;
     let said = value.get("confidence").and_then(Value::as_f64).filter(|c| c.is_finite()).unwrap_or(0.0);
     let confidence = if said > 1.0 { said / 100.0 } else { said };
     let issues = value.get("issues").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    Some(Opinion {
+    Some(AgentReview {
         pass: value.get("pass")?.as_bool()?,
         confidence: confidence.clamp(0.0, 1.0),
         issues: issues.iter().take(MAX_ISSUES).map(issue).collect(),
@@ -84,15 +27,48 @@ pub fn parse(text: &str) -> Option<Opinion> {
     })
 }
 
+/// Writes an opinion so that [`parse`] reads the same again; the last issues are left out where it
+/// would be too long to be read.
+pub fn text(review: &AgentReview) -> String {
+    let mut issues: Vec<Value> = review.issues.iter().map(described).collect();
+    loop {
+        let value = json!({
+            "pass": review.pass, "confidence": review.confidence, "issues": issues, "summary": review.summary,
+        });
+        let text = value.to_string();
+        if text.len() <= MAX_BYTES || issues.pop().is_none() {
+            return text;
+        }
+    }
+}
+
 fn issue(value: &Value) -> Issue {
     let file = text_of(value, "file");
+    let file = file.strip_prefix("./").unwrap_or(&file).to_string();
     let line = value.get("line");
     Issue {
-        severity: Severity::of(value.get("severity").and_then(Value::as_str).unwrap_or_default()),
-        message: text_of(value, "message"),
+        severity: severity(value.get("severity").and_then(Value::as_str).unwrap_or_default()),
+        message: text_of(value, "message").split_whitespace().collect::<Vec<_>>().join(" "),
         file: (!file.is_empty()).then_some(file),
         line: line.and_then(|line| line.as_u64().or_else(|| line.as_str()?.trim().parse().ok())),
     }
+}
+
+/// Models have more words for an error than they were told.
+fn severity(word: &str) -> Severity {
+    match word.trim().to_lowercase().as_str() {
+        "blocker" | "fatal" | "high" | "major" => Severity::Error,
+        _ => Severity::of(word),
+    }
+}
+
+fn described(issue: &Issue) -> Value {
+    let severity = match issue.severity {
+        Severity::Error => "error",
+        Severity::Warning => "warning",
+        Severity::Info => "info",
+    };
+    json!({"severity": severity, "message": issue.message, "file": issue.file, "line": issue.line})
 }
 
 fn text_of(value: &Value, name: &str) -> String {
@@ -105,11 +81,11 @@ mod tests {
 
     #[test]
     fn an_opinion_is_read_leniently_and_means_the_same_after_a_second_reading() {
-        let text = r#" {"pass": false, "confidence": 85, "issues": [
-            {"severity": "Warning", "message": "m", "file": "src/a.rs", "line": "12"},
+        let written = r#" {"pass": false, "confidence": 85, "issues": [
+            {"severity": "Warning", "message": "m\n  n", "file": "./src/a.rs", "line": "12"},
             {"severity": "major", "message": "n", "file": "", "category": "x"}], "summary": "s"} "#;
-        let opinion = parse(text).expect("an opinion");
-        assert_eq!((opinion.pass, opinion.percent(), opinion.summary.as_str()), (false, 85, "s"));
+        let opinion = parse(written).expect("an opinion");
+        assert_eq!((opinion.pass, opinion.confidence, opinion.summary.as_str()), (false, 0.85, "s"));
         let issue = |severity, message: &str, file: Option<&str>, line| Issue {
             severity,
             message: message.into(),
@@ -119,14 +95,13 @@ mod tests {
         assert_eq!(
             opinion.issues,
             [
-                issue(Severity::Warning, "m", Some("src/a.rs"), Some(12)),
+                issue(Severity::Warning, "m n", Some("src/a.rs"), Some(12)),
                 issue(Severity::Error, "n", None, None)
             ]
         );
-        let again = parse(&serde_json::to_string(&opinion).expect("json")).expect("again");
-        assert_eq!(again, opinion);
+        assert_eq!(parse(&text(&opinion)).expect("again"), opinion);
         let sure = parse(r#"{"pass": true, "confidence": 1}"#).expect("sure");
-        assert_eq!((sure.percent(), sure.issues.len()), (100, 0));
+        assert_eq!((sure.confidence, sure.issues.len()), (1.0, 0));
     }
 
     #[test]
@@ -139,10 +114,13 @@ mod tests {
     #[test]
     fn a_flood_is_bounded() {
         let issue = format!(r#"{{"severity": "error", "message": "{}"}}"#, "x".repeat(5_000));
-        let text =
+        let flood =
             format!(r#"{{"pass": false, "confidence": 1e308, "issues": [{}]}}"#, vec![issue; 500].join(","));
-        let opinion = parse(&text).expect("an opinion");
+        let opinion = parse(&flood).expect("an opinion");
         assert_eq!((opinion.issues.len(), opinion.issues[0].message.len()), (MAX_ISSUES, MAX_TEXT));
-        assert_eq!(opinion.percent(), 100);
+        assert_eq!(opinion.confidence, 1.0);
+        let again = text(&opinion);
+        assert!(again.len() <= MAX_BYTES, "{}", again.len());
+        assert!(parse(&again).expect("readable").issues.len() > 50);
     }
 }

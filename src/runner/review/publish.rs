@@ -6,12 +6,12 @@
 use tokio_util::sync::CancellationToken;
 
 use super::checkout::Scope;
-use super::opinion::{self, Opinion};
-use super::verdict::{Evidence, Rules, too_large, verdict};
-use super::{ReviewError, change, violations};
+use super::{ReviewError, change, evaluated, opinion, target};
 use crate::crd::run::{ReviewResult, ReviewVerdict};
 use crate::crd::wire::path::VERDICT_FILE;
 use crate::crd::wire::{ContainerResult, Inputs, Outcome};
+use crate::plan::judge::ci::Ci;
+use crate::plan::judge::verdict::{AgentReview, Decision, verdict};
 use crate::plan::verdict::code;
 use crate::runner::checkout::Paths;
 use crate::runner::exchange;
@@ -39,25 +39,25 @@ async fn judge(
     stop: &CancellationToken,
     agent: Option<&ContainerResult>,
 ) -> Result<ContainerResult, ReviewError> {
-    let scope = Scope::load(paths)?;
+    let (scope, target) = (Scope::load(paths)?, target(inputs)?);
     let git = Git::new(&paths.git_dir(), &paths.private(), stop);
     let files = change::files(&git, &scope.start, &scope.head).await?;
-    let (violations, rules) = (violations(inputs, &files), Rules::default());
-    let decided = files.is_empty() || !violations.is_empty() || !too_large(&files, &rules).is_empty();
-    let opinion = match decided {
-        true => None,
-        false => match read_opinion(paths, agent) {
+    let change = evaluated(inputs, target, &files);
+    let opinion = match (files.is_empty(), change.findings.is_empty()) {
+        (true, _) => Some(AgentReview::of_empty_change()),
+        (false, false) => None,
+        (false, true) => match read_opinion(paths, agent) {
             Ok(opinion) => Some(opinion),
             Err(result) => return Ok(*result),
         },
     };
-    let review = verdict(&Evidence {
-        files: &files,
-        violations: &violations,
-        opinion: opinion.as_ref(),
-        risk: inputs.spec.inputs.risk_level,
-        rules: &rules,
-    });
+    let changed: Vec<String> = files.iter().map(|file| file.path.clone()).collect();
+    // Repository mode `Git` has no continuous integration to ask; the commands have passed before.
+    let review = match verdict(&Ci::Success, &change, opinion.as_ref(), &changed, &target.rules) {
+        Decision::Verdict(review) => review,
+        Decision::Wait(why) => return Ok(no_verdict(&why)),
+        Decision::Unusable => return Ok(no_verdict("the reviewing agent refuses and does not say why")),
+    };
     Ok(ContainerResult {
         branch: Some(inputs.spec.repository.branch.clone()),
         head: Some(scope.head),
@@ -69,17 +69,21 @@ async fn judge(
 }
 
 /// The opinion of an agent that has ended well; else what its end means.
-fn read_opinion(paths: &Paths, agent: Option<&ContainerResult>) -> Result<Opinion, Box<ContainerResult>> {
+fn read_opinion(paths: &Paths, agent: Option<&ContainerResult>) -> Result<AgentReview, Box<ContainerResult>> {
     if let Some(result) = testimony(agent) {
         return Err(Box::new(result));
     }
-    exchange::read_text(&paths.exchange, VERDICT_FILE).as_deref().and_then(opinion::parse).ok_or_else(|| {
-        let text = "the reviewing agent ended without a verdict that can be read";
-        Box::new(ContainerResult::failure(Outcome::Failed, code::REVIEW_NO_VERDICT, text))
-    })
+    exchange::read_text(&paths.exchange, VERDICT_FILE)
+        .as_deref()
+        .and_then(opinion::parse)
+        .ok_or_else(|| Box::new(no_verdict("the reviewing agent ended without a verdict that can be read")))
 }
 
-fn summary(review: &ReviewResult, opinion: Option<&Opinion>) -> String {
+fn no_verdict(why: &str) -> ContainerResult {
+    ContainerResult::failure(Outcome::Failed, code::REVIEW_NO_VERDICT, why)
+}
+
+fn summary(review: &ReviewResult, opinion: Option<&AgentReview>) -> String {
     let verdict = match review.verdict {
         ReviewVerdict::Approve => "approved",
         ReviewVerdict::RequestChanges => "changes are asked for",
