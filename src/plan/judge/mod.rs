@@ -62,7 +62,6 @@ pub use self::review::reviewed;
 use self::review::{is_approved, is_outdated};
 use super::run::add;
 use super::task::status::{enter, finish, first_line, generation, mark, watch};
-use super::task::waiting::requeue;
 use super::task::{Observed, TaskPlan};
 use crate::crd::judge::{JudgeStage, JudgeStatus};
 use crate::crd::task::condition;
@@ -169,7 +168,7 @@ pub(in crate::plan) fn vanished(o: &Observed, status: TaskStatus, run: &str) -> 
 
 /// Blocked AwaitingJudge without a question: only a hand or an older version writes that. What was
 /// pushed last is asked about; without anything it is done anew (RB22, RB23; hazards H13, H21).
-fn unasked(o: &Observed, status: TaskStatus) -> TaskPlan {
+fn unasked(o: &Observed, mut status: TaskStatus) -> TaskPlan {
     let run = status.last_run.clone();
     if let Some((pushed_by, verdict)) = key::newest_result(o) {
         let name = pushed_by.metadata.name.clone().unwrap_or_default();
@@ -179,7 +178,12 @@ fn unasked(o: &Observed, status: TaskStatus) -> TaskPlan {
         };
     }
     let detail = "nothing was pushed that could be reviewed";
-    TaskPlan::Write(Box::new(requeue(o, status, &run, "awaiting_judge_missing_run_retry", detail)))
+    let next = Some(watch(format!("waiting for the dispatcher: {detail}")));
+    let event = ("task.requeued", "awaiting_judge_missing_run_retry");
+    status.retry_at = None;
+    enter(&mut status, TaskPhase::Queued, None, next, event, &run, o.now);
+    mark(&mut status, condition::PROGRESSING, false, "Queued", detail, o.task, o.now);
+    TaskPlan::Write(Box::new(status))
 }
 
 fn wait(o: &Observed, at: Option<Timestamp>) -> TaskPlan {

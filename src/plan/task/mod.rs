@@ -23,7 +23,7 @@ pub(in crate::plan) mod ended;
 pub(in crate::plan) mod status;
 #[cfg(test)]
 mod tests;
-pub(in crate::plan) mod waiting;
+mod waiting;
 
 use jiff::Timestamp;
 
