@@ -98,7 +98,8 @@ pub(in crate::plan) fn quota_wait(
     let failed_at = finished(verdict, o.now);
     let stated = verdict.retry_at.or_else(|| quota::stated_reset(&verdict.summary, failed_at));
     let waited = u32::try_from(status.retries.quota).unwrap_or(0);
-    let backoff = quota::backoff(uid, waited, quota::BackoffPolicy::default(), "", failed_at).cooldown;
+    let policy = quota::BackoffPolicy { base: quota_base(o), ..quota::BackoffPolicy::default() };
+    let backoff = quota::backoff(uid, waited, policy, "", failed_at).cooldown;
     let at = stated.unwrap_or_else(|| add(failed_at, Duration::try_from(backoff).unwrap_or_default()));
     status.last_failure = Some(last_failure(o, FailureClass::Env, verdict, run, "quota_wait_retry"));
     let detail = if stated.is_some() {
@@ -111,6 +112,12 @@ pub(in crate::plan) fn quota_wait(
     follow(&mut status, Trigger::ProviderLimit, "quota_wait", next, run, o.now);
     mark(&mut status, condition::PROGRESSING, false, "QuotaWait", detail, o.task, o.now);
     status
+}
+
+/// First wait for a limit without a stated reset: the cooldown of Blocked Tasks, between half a minute
+/// and five (`spec/convergence.md` 2.2).
+fn quota_base(o: &Observed) -> Duration {
+    o.system.recovery.blocked_cooldown().clamp(Duration::from_secs(30), Duration::from_secs(300))
 }
 
 /// A fault of the cluster: Queued again after a backoff, at no cost.
