@@ -20,7 +20,11 @@
 //! only `status.retries`, faults of the cluster cost nothing).
 
 mod admit;
+#[cfg(test)]
+mod cases;
 mod ended;
+#[cfg(test)]
+mod properties;
 mod recover;
 pub(in crate::plan) mod status;
 pub mod table;
