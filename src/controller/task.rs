@@ -8,9 +8,13 @@ use super::context::Context;
 use super::queue::Action;
 use super::run::until;
 use crate::cluster::write::Created;
-use crate::cluster::{Error, Key};
-use crate::crd::{PodFacts, Run, Task, TaskStatus};
-use crate::plan::task::{Observed, TaskPlan, plan_task};
+use crate::cluster::{Error, ErrorClass, Key};
+use crate::crd::task::condition;
+use crate::crd::{Next, NextKind, PodFacts, Run, Task, TaskStatus, labels};
+use crate::plan::task::{Observed, TaskPlan, child_refused, plan_task};
+
+/// How the sentence of [`apply_refusal`] starts.
+const CANNOT_CREATE: &str = "a Task that carries this one on cannot be created";
 
 /// Brings one Task a step further.
 ///
@@ -51,17 +55,57 @@ async fn step(ctx: &Context, key: &Key, confirmed: bool) -> Result<Action, Error
             }
             Box::pin(step(ctx, key, true)).await
         }
-        TaskPlan::CreateThenWrite { tasks, status } => {
-            for child in &tasks {
-                // The name is a function of its parent: one that exists is the one that was wanted.
-                if let Created::New(created) = ctx.writer.create(child).await? {
-                    ctx.tasks.wrote(created);
-                }
-            }
-            apply_status(ctx, key, &task, &status).await
-        }
+        TaskPlan::CreateThenWrite { tasks, status } => match apply_children(ctx, key, &task, &tasks).await? {
+            None => apply_status(ctx, key, &task, &status).await,
+            Some(taken) => apply_status(ctx, key, &task, &child_refused(&observed, &status, &taken)).await,
+        },
         TaskPlan::Write(status) => apply_status(ctx, key, &task, &status).await,
     }
+}
+
+/// Creates the Tasks that carry `task` on. Their names are functions of it, so that one which exists is
+/// the one that was wanted, unless it names another parent: the answer is a name that is taken so.
+async fn apply_children(
+    ctx: &Context,
+    key: &Key,
+    task: &Task,
+    children: &[Task],
+) -> Result<Option<String>, Error> {
+    for child in children {
+        match ctx.writer.create(child).await {
+            Ok(Created::New(created)) => ctx.tasks.wrote(created),
+            Ok(Created::Exists(existing)) if has_parent(&existing, task) => ctx.tasks.wrote(*existing),
+            Ok(Created::Exists(existing)) => return Ok(existing.metadata.name),
+            Err(error) => {
+                apply_refusal(ctx, key, task, &error).await?;
+                return Err(error);
+            }
+        }
+    }
+    Ok(None)
+}
+
+fn has_parent(child: &Task, parent: &Task) -> bool {
+    let label = child.metadata.labels.as_ref().and_then(|own| own.get(labels::PARENT_UID));
+    label.is_some() && label == parent.metadata.uid.as_ref()
+}
+
+/// A quota or a policy of the cluster refuses the Task to be made: said once on its parent, which keeps
+/// trying with the queue's backoff.
+async fn apply_refusal(ctx: &Context, key: &Key, task: &Task, error: &Error) -> Result<(), Error> {
+    match error.class() {
+        ErrorClass::Refused | ErrorClass::Permanent => {}
+        ErrorClass::Transient | ErrorClass::Conflict | ErrorClass::Gone => return Ok(()),
+    }
+    let said: String = error.server_message().chars().take(700).collect();
+    let detail = format!("{CANNOT_CREATE}: {said}");
+    let mut status = task.status.clone().unwrap_or_default();
+    if status.next.as_ref().is_some_and(|next| next.detail.starts_with(CANNOT_CREATE)) {
+        return Ok(());
+    }
+    status.next = Some(Next { kind: NextKind::Watch, at: None, detail: detail.clone() });
+    ctx.events.warn(task, "ChildRefused", &detail);
+    apply_status(ctx, key, task, &status).await.map(|_| ())
 }
 
 async fn apply_status(ctx: &Context, key: &Key, task: &Task, status: &TaskStatus) -> Result<Action, Error> {
@@ -78,7 +122,12 @@ async fn apply_status(ctx: &Context, key: &Key, task: &Task, status: &TaskStatus
 fn warn_of(ctx: &Context, task: &Task, status: &TaskStatus) {
     let Some(last) = status.transitions.last() else { return };
     let seen = task.status.as_ref().and_then(|s| s.transitions.last()).map(|t| t.sequence);
-    let detail = status.next.as_ref().map_or("", |n| n.detail.as_str());
+    let complete = status.conditions.iter().find(|c| c.type_ == condition::COMPLETE);
+    let detail = match (&status.next, complete) {
+        (Some(next), _) => next.detail.as_str(),
+        (None, Some(complete)) => complete.message.as_str(),
+        (None, None) => "",
+    };
     if seen == Some(last.sequence) {
         return;
     }

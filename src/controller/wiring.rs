@@ -61,17 +61,18 @@ impl Wiring {
         }
     }
 
-    /// A Task wakes its own controller, the Run it names, and the dispatcher.
+    /// A Task wakes its own controller, that of its parent, the Run it names, and the dispatcher.
     pub fn connect_tasks(self: &Arc<Self>, store: &mut Store<Task>, runs: Arc<Store<Run>>) {
         let wiring = self.clone();
         store.on_change(move |change| {
+            let (Change::Applied(task) | Change::Deleted(task)) = change;
+            wiring.wake_parent(task);
             match change {
                 Change::Applied(task) => wiring.task_applied(task),
                 Change::Deleted(task) => {
                     wiring.note_next(task, true);
                     let ns = task.key().namespace;
                     wiring.tell(&ns, Fact::TaskGone(task.uid().to_string()));
-                    wiring.wake_parent(task);
                     for run in runs.by_index(task.uid()) {
                         wiring.queues.runs.add(run.key());
                     }
@@ -81,10 +82,11 @@ impl Wiring {
         });
     }
 
-    /// The end of a Task moves the one that waits for it to carry its work on.
+    /// Who waits for what becomes of a Task that carries it on. A parent that has ended absorbs it.
     fn wake_parent(&self, task: &Task) {
-        if let Some(parent) = task.metadata.labels.as_ref().and_then(|l| l.get(labels::PARENT)) {
-            self.queues.tasks.add(Key::new(&task.key().namespace, parent));
+        let labels = task.metadata.labels.as_ref();
+        if let Some(parent) = labels.and_then(|own| own.get(labels::PARENT)) {
+            self.queues.tasks.add(Key::new(&Cached::key(task).namespace, parent));
         }
     }
 
@@ -96,9 +98,7 @@ impl Wiring {
         if let Some(run) = status.map(|s| s.current_run.as_str()).filter(|r| !r.is_empty()) {
             self.queues.runs.add(Key::new(&key.namespace, run));
         }
-        if status.is_some_and(|s| s.phase.is_terminal()) {
-            self.wake_parent(task);
-        } else {
+        if !status.is_some_and(|s| s.phase.is_terminal()) {
             self.queues.tasks.add(key);
         }
     }

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::judge::ReviewRules;
 use super::pool::{Executor, ImagePullPolicy, Resources, Role};
+use super::recovery::FailureDetail;
 use super::task::{RiskLevel, TaskContext};
 use super::{Condition, GoDuration};
 
@@ -356,6 +357,9 @@ pub struct RunStatus {
     pub failure_code: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure_class: Option<FailureClass>,
+    /// What the failure shows: the failed command, the refused paths.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failure: Option<FailureDetail>,
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>")]
     pub started_at: Option<Timestamp>,

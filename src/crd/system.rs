@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::run::SecretRef;
-use super::{Condition, GoDuration, judge::JudgeSettings};
+use super::{Condition, GoDuration, judge::JudgeSettings, recovery::PathRecovery};
 
 /// Name of the one System of a namespace.
 pub const NAME: &str = "default";
@@ -158,6 +158,19 @@ pub struct Recovery {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1000))]
     pub max_retries: Option<i32>,
+    /// Attempts of a Task that changes paths it may not, and that cannot safely be allowed, before it
+    /// is cancelled.
+    #[serde(default = "default_policy_suppression_max_retries")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub policy_suppression_max_retries: i32,
+    /// Rework Tasks that may follow one another for one piece of work. 0: none is made, a person
+    /// decides.
+    #[serde(default = "default_auto_rework_max_depth")]
+    #[schemars(range(min = 0, max = 10))]
+    pub auto_rework_max_depth: i32,
+    /// Which paths may be added to those that a Task may change.
+    #[serde(default)]
+    pub path_recovery: PathRecovery,
     /// Time from admission until the agent must have started, before the attempt is given up as an
     /// infrastructure fault.
     #[serde(default = "default_startup_timeout")]
@@ -172,6 +185,9 @@ impl Default for Recovery {
             blocked_cooldown: default_blocked_cooldown(),
             dispatch_retry_delay: None,
             max_retries: None,
+            policy_suppression_max_retries: default_policy_suppression_max_retries(),
+            auto_rework_max_depth: default_auto_rework_max_depth(),
+            path_recovery: PathRecovery::default(),
             startup_timeout: default_startup_timeout(),
         }
     }
@@ -183,6 +199,14 @@ fn default_failed_cooldown() -> GoDuration {
 
 fn default_blocked_cooldown() -> GoDuration {
     GoDuration::from_secs(120)
+}
+
+fn default_policy_suppression_max_retries() -> i32 {
+    5
+}
+
+fn default_auto_rework_max_depth() -> i32 {
+    2
 }
 
 fn default_startup_timeout() -> GoDuration {

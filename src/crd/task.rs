@@ -320,6 +320,10 @@ pub struct LastFailure {
     /// What went wrong, for people and for the next attempt.
     #[schemars(length(max = 2048))]
     pub summary: String,
+    /// What is done about it, in the word of the event that follows, e.g. `cooldown_retry`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 128))]
+    pub remedy: String,
 }
 
 /// What people and clients read. Written by the controllers only.

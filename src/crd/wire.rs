@@ -5,6 +5,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::recovery::FailureDetail;
 use super::run::{ReviewResult, RunSpec, TokenUsage};
 
 /// Version of [`Inputs`] and [`ContainerResult`].
@@ -14,6 +15,8 @@ pub const SCHEMA_VERSION: u32 = 1;
 pub const MAX_RESULT_BYTES: usize = 2048;
 /// Largest `summary`, in bytes.
 pub const MAX_SUMMARY_BYTES: usize = 1536;
+/// Largest `failure` in a result, in bytes.
+pub const MAX_DETAIL_BYTES: usize = 768;
 /// Largest input document, in bytes.
 pub const MAX_INPUTS_BYTES: usize = 128 * 1024;
 
@@ -92,6 +95,9 @@ pub struct ContainerResult {
     /// One of the failure codes of `plan::classify`, when not a success.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure_code: Option<String>,
+    /// What the failure shows: the failed command, the refused paths.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<FailureDetail>,
     /// What happened, for people and for the next attempt.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub summary: String,
@@ -118,6 +124,7 @@ impl ContainerResult {
             schema_version: SCHEMA_VERSION,
             outcome,
             failure_code: None,
+            failure: None,
             summary: String::new(),
             branch: None,
             head: None,
@@ -133,9 +140,11 @@ impl ContainerResult {
         Self { failure_code: Some(code.into()), summary: summary.into(), ..Self::new(outcome) }
     }
 
-    /// The message as it is written: JSON within [`MAX_RESULT_BYTES`], the summary cut where needed.
+    /// The message as it is written: JSON within [`MAX_RESULT_BYTES`]. The detail of a failure takes at
+    /// most [`MAX_DETAIL_BYTES`] of it (fewer violations, then none), the summary is cut to the rest.
     pub fn to_message(&self) -> String {
         let mut result = self.clone();
+        result.failure = self.failure.clone().and_then(within_budget);
         let mut budget = MAX_SUMMARY_BYTES;
         loop {
             result.summary = cut(&self.summary, budget);
@@ -152,6 +161,15 @@ impl ContainerResult {
         let result: Self = serde_json::from_str(text).ok()?;
         (result.schema_version == SCHEMA_VERSION).then_some(result)
     }
+}
+
+/// As many violations, in their order, as fit; nothing when not even the command does.
+fn within_budget(mut detail: FailureDetail) -> Option<FailureDetail> {
+    let size = |detail: &FailureDetail| serde_json::to_string(detail).unwrap_or_default().len();
+    while size(&detail) > MAX_DETAIL_BYTES {
+        detail.violations.pop()?;
+    }
+    Some(detail)
 }
 
 /// The first `bytes` bytes of `text`, cut at a character boundary.
@@ -177,6 +195,21 @@ mod tests {
             assert_eq!(back.failure_code, result.failure_code);
             assert!(!back.summary.is_empty());
         }
+    }
+
+    #[test]
+    fn the_detail_of_a_failure_leaves_room_for_the_summary() {
+        let violations = (0..20).map(|n| format!("Change outside allowed paths: {}{n}", "é\"".repeat(60)));
+        let mut result =
+            ContainerResult::failure(Outcome::NeedsRework, "policy_violation", "x".repeat(5_000));
+        result.failure = Some(FailureDetail::of_violations(violations));
+        let text = result.to_message();
+        let back = ContainerResult::from_message(&text).expect("readable");
+        assert!(text.len() <= MAX_RESULT_BYTES && back.summary.len() > 300, "{}", back.summary.len());
+        let kept = back.failure.expect("a detail").violations;
+        assert!((2..20).contains(&kept.len()), "{}", kept.len());
+        result.failure = Some(FailureDetail::of_command(&"\u{1}".repeat(512)));
+        assert_eq!(ContainerResult::from_message(&result.to_message()).expect("readable").failure, None);
     }
 
     #[test]

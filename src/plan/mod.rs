@@ -12,6 +12,7 @@ pub mod lanes;
 pub mod policy;
 pub mod priority;
 pub mod quota;
+pub mod recovery;
 pub mod run;
 #[cfg(test)]
 mod run_tests;

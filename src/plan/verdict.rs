@@ -8,8 +8,8 @@ use super::run::reason;
 use crate::crd::run::condition::POD_STARTED;
 use crate::crd::wire::{ContainerResult, Outcome, container};
 use crate::crd::{
-    ContainerFacts, ContainerState, FailureClass, PodFacts, PodPhase, Run, RunPhase, RunStatus, Terminated,
-    TokenUsage,
+    ContainerFacts, ContainerState, FailureClass, FailureDetail, PodFacts, PodPhase, Run, RunPhase,
+    RunStatus, Terminated, TokenUsage,
 };
 
 /// Failure codes of faults that no runner reports.
@@ -35,6 +35,8 @@ pub struct Verdict {
     pub phase: RunPhase,
     pub code: String,
     pub class: Option<FailureClass>,
+    /// What the failure shows.
+    pub detail: Option<FailureDetail>,
     pub started: Option<Timestamp>,
     pub finished: Timestamp,
     pub branch: String,
@@ -51,6 +53,7 @@ impl Verdict {
             phase,
             code: String::new(),
             class: None,
+            detail: None,
             started: None,
             finished,
             branch: String::new(),
@@ -92,6 +95,7 @@ impl Verdict {
         status.phase = self.phase;
         status.failure_code.clone_from(&self.code);
         status.failure_class = self.class;
+        status.failure.clone_from(&self.detail);
         status.started_at = self.started;
         status.finished_at = Some(self.finished);
         status.branch.clone_from(&self.branch);
@@ -150,6 +154,9 @@ fn of_result(
             None => Verdict::failed(now, code, &result.summary),
         },
     };
+    if verdict.phase == RunPhase::Failed && verdict.code == code {
+        verdict.detail.clone_from(&result.failure);
+    }
     verdict.retry_at = result.retry_at;
     verdict.tokens = result.tokens;
     verdict.changed_files = result.changed_files;

@@ -19,6 +19,7 @@ use super::git::failure::{CODE_ENVIRONMENT, FailureKind};
 use super::git::remote::Remote;
 use super::git::{Git, GitError};
 use super::walker::{Limits, WalkError};
+use crate::crd::FailureDetail;
 use crate::crd::wire::{ContainerResult, Inputs, Outcome};
 
 /// Failure code: the change holds what may not be published.
@@ -120,12 +121,14 @@ fn refusal(
     names: &[String],
     policy: &impl Fn(&[String]) -> Result<Vec<String>, String>,
 ) -> Option<ContainerResult> {
+    let mut detail = None;
     let text = if names.len() > Limits::default().files {
         format!("{} changed files are more than {}", names.len(), Limits::default().files)
     } else {
         match policy(names) {
             Ok(violations) if violations.is_empty() => return None,
             Ok(violations) => {
+                detail = Some(FailureDetail::of_violations(&violations));
                 let mut listed =
                     violations.iter().take(MAX_VIOLATIONS).cloned().collect::<Vec<_>>().join("; ");
                 if let Some(more) = violations.len().checked_sub(MAX_VIOLATIONS).filter(|more| *more > 0) {
@@ -136,7 +139,8 @@ fn refusal(
             Err(error) => format!("the path policy cannot be evaluated: {error}"),
         }
     };
-    Some(ContainerResult::failure(Outcome::NeedsRework, CODE_POLICY, text))
+    let refused = ContainerResult::failure(Outcome::NeedsRework, CODE_POLICY, text);
+    Some(ContainerResult { failure: detail, ..refused })
 }
 
 fn published(inputs: &Inputs, head: &str, files: i64, note: &str) -> ContainerResult {

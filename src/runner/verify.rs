@@ -48,6 +48,8 @@ pub enum Verdict {
         code: &'static str,
         /// `verification failed at <command> [explicit]: <what it said>`.
         summary: String,
+        /// The command; empty when it was none of them.
+        command: String,
     },
     /// We were told to stop.
     Stopped,
@@ -120,7 +122,8 @@ async fn run_steps(supervisor: &mut Supervisor, verification: &Verification<'_>,
     // Commands that were all passed over have verified nothing (spec agents 3.8).
     if passed == 0 && !steps.is_empty() && !verification.documentation_only && !verification.no_change {
         let summary = "verification failed at verify:guard [guard]: every command was passed over, nothing was verified";
-        return Verdict::Failed { code: "verification_command_failed", summary: summary.into() };
+        let (code, command) = ("verification_command_failed", String::new());
+        return Verdict::Failed { code, summary: summary.into(), command };
     }
     Verdict::Passed { passed }
 }
@@ -129,6 +132,7 @@ fn failed(code: &'static str, command: &str, output: &str) -> Verdict {
     Verdict::Failed {
         code,
         summary: format!("verification failed at {command} [explicit]: {}", summarise(output)),
+        command: command.into(),
     }
 }
 

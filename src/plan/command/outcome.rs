@@ -99,24 +99,27 @@ const BUILT: [&str; 8] = ["artifact", "artifacts", "build", "debug", "dist", "ou
 
 /// A silent `test -f` on something built, straight after a command that cleans.
 fn is_sequence_issue(commands: &[&str], index: usize, output: &str) -> bool {
-    static PRESENCE: LazyLock<Option<Regex>> =
-        LazyLock::new(|| Regex::new(r"(?i)^test\s+-(?:f|s)\s+(.+)$").ok());
     let before = index.checked_sub(1).and_then(|before| commands.get(before));
     let (Some(command), Some(before)) = (commands.get(index), before) else {
         return false;
     };
+    checks_built(command) && output.trim().is_empty() && cleans(before)
+}
+
+/// Whether the command only asks whether something built is there: `test -f build/kernel.elf`.
+pub(in crate::plan) fn checks_built(command: &str) -> bool {
+    static PRESENCE: LazyLock<Option<Regex>> =
+        LazyLock::new(|| Regex::new(r"(?i)^test\s+-(?:f|s)\s+(.+)$").ok());
     let target = PRESENCE.as_ref().and_then(|presence| presence.captures(command.trim()));
     let Some(target) = target.and_then(|found| found.get(1)) else {
         return false;
     };
     let target = normalise(target.as_str()).to_lowercase();
-    let built = !target.contains("..")
-        && !target.contains('*')
-        && target.split('/').any(|name| BUILT.contains(&name));
-    built && output.trim().is_empty() && cleans(before)
+    !target.contains("..") && !target.contains('*') && target.split('/').any(|name| BUILT.contains(&name))
 }
 
-fn cleans(command: &str) -> bool {
+/// Whether the command removes what was built: `make clean`, `pnpm run clean`.
+pub(in crate::plan) fn cleans(command: &str) -> bool {
     static SCRIPT: LazyLock<Option<Regex>> =
         LazyLock::new(|| Regex::new(r"\b(?:clean|distclean|clobber)\b").ok());
     let lower = command.to_lowercase();

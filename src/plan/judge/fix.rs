@@ -233,5 +233,6 @@ fn failure(code: &str, summary: &str) -> LastFailure {
         class: FailureClass::Policy.word().into(),
         code: code.into(),
         summary: summary.chars().take(2000).collect(),
+        remedy: String::new(),
     }
 }

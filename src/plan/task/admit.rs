@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use super::Observed;
 use super::ended::INFRA_CAP;
-use super::status::{enter, generation, mark, watch};
+use super::status::{drop_adjustments, enter, generation, is_edited, mark, watch};
 use crate::crd::condition::is_true;
 use crate::crd::task::{ResolvedDependency, condition};
 use crate::crd::{Purpose, Run, Task, TaskPhase, TaskStatus};
@@ -27,6 +27,9 @@ pub fn admitted(task: &Task, run: &Run, resolved: &[ResolvedDependency], now: Ti
     status.last_run.clone_from(&name);
     status.agent.clone_from(&run.spec.agent);
     status.retry_at = None;
+    if is_edited(task, &status) {
+        drop_adjustments(task, &mut status);
+    }
     let effective = status.effective.get_or_insert_default();
     effective.lane = Some(run.spec.lane.clone());
     effective.target_area = run.spec.target_areas.first().cloned();
@@ -46,7 +49,7 @@ pub fn admitted(task: &Task, run: &Run, resolved: &[ResolvedDependency], now: Ti
 }
 
 /// Whether a Run looks at the result of another one.
-fn is_review(run: &Run) -> bool {
+pub(in crate::plan) fn is_review(run: &Run) -> bool {
     match run.spec.purpose {
         Purpose::Judge | Purpose::Merge => true,
         Purpose::Execute | Purpose::Plan => false,

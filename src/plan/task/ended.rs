@@ -4,47 +4,56 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::status::{enter, finish, first_line, generation, mark, wait_until};
+use super::recover::failed;
+use super::status::{
+    drop_adjustments, enter, finish, first_line, follow, generation, is_edited, mark, wait_until,
+};
+use super::table::Trigger;
 use super::waiting::{cancelled, requeue};
 use super::{Observed, TaskPlan};
 use crate::crd::task::{LastFailure, condition};
-use crate::crd::{
-    BlockReason, FailureClass, Next, NextKind, Purpose, Run, RunPhase, RunStatus, TaskPhase, TaskStatus,
-};
+use crate::crd::{FailureClass, Purpose, Run, RunPhase, RunStatus, TaskPhase, TaskStatus};
 use crate::plan::run::add;
-use crate::plan::verdict::code::INPUTS_TOO_LARGE;
-use crate::plan::{classify, judge, quota};
+use crate::plan::{judge, quota};
 
-/// In-place retries of a Task that needs rework (`spec/convergence.md` 5.6 RB7, RB5 for setup).
-const REWORK_LIMIT: i32 = 5;
-const SETUP_LIMIT: i32 = 3;
-/// The newest failures that must look alike to count as a repetition (design: 4).
-const REPEATED_SIGNATURES: usize = 4;
 /// Infrastructure faults in a row after which the Task is marked Stalled; it goes on at the slowest pace.
 pub const INFRA_CAP: i32 = 10;
 const INFRA_BACKOFF_BASE: Duration = Duration::from_secs(5);
 const INFRA_BACKOFF_MAX: Duration = Duration::from_secs(300);
+/// Longest summary in `status.lastFailure`, in characters.
+const MAX_SUMMARY: usize = 2000;
+/// Earlier failures named beside the last one.
+const MAX_EARLIER: usize = 5;
 
 /// The Run has ended: absorb its verdict exactly once, because `currentRun` is cleared in the same write.
 pub(in crate::plan) fn ended(o: &Observed, run: &Run, mut status: TaskStatus) -> TaskPlan {
     let verdict = run.status.clone().unwrap_or_default();
     let name = std::mem::take(&mut status.current_run);
     status.agent = String::new();
+    let edited = is_edited(o.task, &status);
+    if edited {
+        drop_adjustments(o.task, &mut status);
+    }
     status.observed_generation = generation(o.task);
     if o.task.spec.cancel {
         return TaskPlan::Write(Box::new(cancelled(o, status, &name)));
     }
     match run.spec.purpose {
-        Purpose::Execute | Purpose::Plan => {
-            TaskPlan::Write(Box::new(attempt_ended(o, &verdict, status, &name)))
-        }
+        Purpose::Execute | Purpose::Plan => attempt_ended(o, run, &verdict, status, &name, edited),
         Purpose::Judge => judge::reviewed(o, run, status),
         Purpose::Merge => judge::merged(o, run, status),
     }
 }
 
-fn attempt_ended(o: &Observed, verdict: &RunStatus, status: TaskStatus, name: &str) -> TaskStatus {
-    match verdict.phase {
+fn attempt_ended(
+    o: &Observed,
+    run: &Run,
+    verdict: &RunStatus,
+    status: TaskStatus,
+    name: &str,
+    edited: bool,
+) -> TaskPlan {
+    let status = match verdict.phase {
         RunPhase::Success => after_success(o, verdict, status, name),
         RunPhase::Cancelled => {
             requeue(o, status, name, "run_cancelled", "the attempt was cancelled and costs nothing")
@@ -52,10 +61,11 @@ fn attempt_ended(o: &Observed, verdict: &RunStatus, status: TaskStatus, name: &s
         RunPhase::Failed | RunPhase::Running => match verdict.failure_class {
             Some(FailureClass::Infra) => infra(o, status, name, &verdict.failure_code, &verdict.summary),
             _ if verdict.failure_code == "quota_failure" => quota_wait(o, verdict, status, name),
-            Some(class) => failed(o, class, verdict, status, name),
-            None => failed(o, FailureClass::Model, verdict, status, name),
+            Some(class) => return failed(o, class, (run, verdict), status, name, edited),
+            None => return failed(o, FailureClass::Model, (run, verdict), status, name, edited),
         },
-    }
+    };
+    TaskPlan::Write(Box::new(status))
 }
 
 /// Where a successful attempt leads: to Blocked AwaitingJudge when a judge is to look at what it has
@@ -93,7 +103,8 @@ pub(in crate::plan) fn quota_reset(
         return (at, "the provider's limit resets");
     }
     let waited = u32::try_from(waited).unwrap_or(0);
-    let backoff = quota::backoff(uid, waited, quota::BackoffPolicy::default(), "", failed_at).cooldown;
+    let policy = quota::BackoffPolicy { base: quota_base(o), ..quota::BackoffPolicy::default() };
+    let backoff = quota::backoff(uid, waited, policy, "", failed_at).cooldown;
     let at = add(failed_at, Duration::try_from(backoff).unwrap_or_default());
     (at, "the provider states no reset, it is tried again after a backoff")
 }
@@ -105,108 +116,18 @@ pub(in crate::plan) fn quota_wait(
     run: &str,
 ) -> TaskStatus {
     let (at, detail) = quota_reset(o, verdict, status.retries.quota);
-    status.retries.quota += 1;
-    status.last_failure = Some(last_failure(FailureClass::Env, verdict));
+    status.last_failure = Some(last_failure(o, FailureClass::Env, verdict, run, "quota_wait_retry"));
     wait_until(&mut status, at, detail);
-    let to = (TaskPhase::Blocked, Some(BlockReason::QuotaWait));
     let next = status.next.clone();
-    enter(&mut status, to.0, to.1, next, ("task.blocked", "quota_wait"), run, o.now);
+    follow(&mut status, Trigger::ProviderLimit, "quota_wait", next, run, o.now);
     mark(&mut status, condition::PROGRESSING, false, "QuotaWait", detail, o.task, o.now);
     status
 }
 
-/// Failure codes that stem from verification and policy: the change needs rework (T21).
-pub(in crate::plan) fn is_verification(code: &str) -> bool {
-    matches!(code, "policy_violation" | "no_actionable_changes" | "test_failure" | "setup_or_bootstrap_issue")
-        || code.starts_with("verification_command_")
-}
-
-pub(in crate::plan) fn failed(
-    o: &Observed,
-    class: FailureClass,
-    verdict: &RunStatus,
-    mut status: TaskStatus,
-    run: &str,
-) -> TaskStatus {
-    let before = status.retries.failure;
-    status.retries.failure += 1;
-    status.last_failure = Some(last_failure(class, verdict));
-    let classified = classify::classify(&verdict.failure_code, &verdict.summary);
-    let verification = is_verification(&verdict.failure_code);
-    let limit = retry_limit(class, verification, o.system.recovery.max_retries);
-    let repeated = repeated(o, run);
-    let refusal: Option<String> = if !classified.retryable || verdict.failure_code == INPUTS_TOO_LARGE {
-        Some(format!("a failure of class {} is not retried", class.word()))
-    } else if verification && class == FailureClass::Policy {
-        Some("the change breaks the Task's path policy".to_string())
-    } else if before >= limit {
-        Some(format!("the limit of {limit} retries for failures of class {} is reached", class.word()))
-    } else if repeated {
-        Some(format!("the last {REPEATED_SIGNATURES} attempts failed in the same way"))
-    } else {
-        None
-    };
-    if let Some(why) = refusal {
-        let reason = if repeated { "repeated_same_failure_signature" } else { classified.reason };
-        return escalate(o, status, verdict, run, &why, reason);
-    }
-    let (phase, block, cooldown, event) = if verification {
-        (
-            TaskPhase::Blocked,
-            Some(BlockReason::NeedsRework),
-            o.system.recovery.blocked_cooldown(),
-            "task.blocked",
-        )
-    } else {
-        (TaskPhase::Failed, None, o.system.recovery.failed_cooldown(), "task.failed")
-    };
-    let at = add(finished(verdict, o.now), cooldown.max(o.system.recovery.dispatch_retry_delay()));
-    wait_until(&mut status, at, &format!("retry after a failure of class {}", class.word()));
-    let next = status.next.clone();
-    enter(&mut status, phase, block, next, (event, classified.reason), run, o.now);
-    let word = if verification { "NeedsRework" } else { "RetryCooldown" };
-    mark(&mut status, condition::PROGRESSING, false, word, &verdict.summary, o.task, o.now);
-    status
-}
-
-/// Retries that `class` may cost: verification failures are retried in place (5.6 RB5, RB7), others
-/// by the limits of their class (5.5).
-pub(in crate::plan) fn retry_limit(class: FailureClass, verification: bool, global: Option<i32>) -> i32 {
-    let own = match (verification, class) {
-        (true, FailureClass::Setup) => SETUP_LIMIT,
-        (true, _) => REWORK_LIMIT,
-        (false, _) => return classify::limit(class, global).unwrap_or(i32::MAX),
-    };
-    global.map_or(own, |g| own.min(g))
-}
-
-/// No retry helps: a person decides, and is told how.
-pub(in crate::plan) fn escalate(
-    o: &Observed,
-    mut status: TaskStatus,
-    verdict: &RunStatus,
-    run: &str,
-    why: &str,
-    reason: &str,
-) -> TaskStatus {
-    let detail = format!(
-        "{why}: {}; edit the Task's spec to try again, or set spec.cancel: true",
-        first_line(&verdict.summary, 400)
-    );
-    status.retry_at = None;
-    let next = Next { kind: NextKind::Operator, at: None, detail: detail.clone() };
-    enter(
-        &mut status,
-        TaskPhase::Blocked,
-        Some(BlockReason::NeedsRework),
-        Some(next),
-        ("task.recovery_escalated", reason),
-        run,
-        o.now,
-    );
-    mark(&mut status, condition::PROGRESSING, false, "NeedsRework", &detail, o.task, o.now);
-    mark(&mut status, condition::STALLED, true, "NeedsRework", &detail, o.task, o.now);
-    status
+/// First wait for a limit without a stated reset: the cooldown of Blocked Tasks, between half a minute
+/// and five (`spec/convergence.md` 2.2).
+fn quota_base(o: &Observed) -> Duration {
+    o.system.recovery.blocked_cooldown().clamp(Duration::from_secs(30), Duration::from_secs(300))
 }
 
 /// Wait after a fault of the cluster, `before` of which came before it.
@@ -224,16 +145,16 @@ pub(in crate::plan) fn infra(
     summary: &str,
 ) -> TaskStatus {
     let backoff = infra_backoff(status.retries.infra);
-    status.retries.infra += 1;
     status.last_failure = Some(LastFailure {
         class: FailureClass::Infra.word().into(),
         code: code.into(),
-        summary: first_line(summary, 2000),
+        summary: first_line(summary, MAX_SUMMARY),
+        remedy: "infra".into(),
     });
     let detail = format!("tried again at no cost after a fault of the cluster: {}", first_line(summary, 400));
     wait_until(&mut status, add(o.now, backoff), &detail);
     let next = status.next.clone();
-    enter(&mut status, TaskPhase::Queued, None, next, ("task.requeued", "infra"), run, o.now);
+    follow(&mut status, Trigger::InfraFault, "infra", next, run, o.now);
     mark(&mut status, condition::PROGRESSING, false, "InfrastructureFault", &detail, o.task, o.now);
     if status.retries.infra >= INFRA_CAP {
         mark(&mut status, condition::STALLED, true, "InfrastructureFault", &detail, o.task, o.now);
@@ -255,36 +176,49 @@ pub(in crate::plan) fn vanished(o: &Observed, mut status: TaskStatus) -> TaskSta
     infra(o, status, &name, "run_deleted", &format!("Run {name} was deleted"))
 }
 
-pub(in crate::plan) fn repeated(o: &Observed, run: &str) -> bool {
-    let mut failures: Vec<&Run> = o
-        .runs
-        .iter()
-        .copied()
-        .filter(|r| {
-            r.status
-                .as_ref()
-                .is_some_and(|s| s.phase == RunPhase::Failed && s.failure_class != Some(FailureClass::Infra))
-        })
-        .collect();
-    failures.sort_by_key(|r| std::cmp::Reverse(r.spec.attempt));
-    let signature = |r: &Run| {
-        r.status.as_ref().map(|s| classify::signature(&s.failure_code, &s.summary)).unwrap_or_default()
+/// What is told to people and to the next attempt: what went wrong, and how the attempts before it
+/// failed.
+pub(in crate::plan) fn last_failure(
+    o: &Observed,
+    class: FailureClass,
+    verdict: &RunStatus,
+    run: &str,
+    remedy: &str,
+) -> LastFailure {
+    let earlier = earlier_failures(o, run);
+    let summary =
+        if earlier.is_empty() { verdict.summary.clone() } else { format!("{} ({earlier})", verdict.summary) };
+    // The history is short; what is cut is the end of a long message.
+    let room = MAX_SUMMARY.saturating_sub(earlier.chars().count() + 3);
+    let summary = if summary.chars().count() > MAX_SUMMARY {
+        format!("{} ({earlier})", verdict.summary.chars().take(room).collect::<String>())
+    } else {
+        summary
     };
-    let Some(newest) = failures.first().filter(|r| r.metadata.name.as_deref() == Some(run)) else {
-        return false;
-    };
-    let latest = signature(newest);
-    failures.len() >= REPEATED_SIGNATURES
-        && !latest.is_empty()
-        && failures.iter().take(REPEATED_SIGNATURES).all(|r| signature(r) == latest)
-}
-
-pub(in crate::plan) fn last_failure(class: FailureClass, verdict: &RunStatus) -> LastFailure {
     LastFailure {
         class: class.word().into(),
         code: verdict.failure_code.clone(),
-        summary: verdict.summary.chars().take(2000).collect(),
+        summary,
+        remedy: remedy.chars().take(128).collect(),
     }
+}
+
+/// `attempt 3; before it: 1 test, 2 flaky`: which attempts failed before this Run, and in which class.
+fn earlier_failures(o: &Observed, run: &str) -> String {
+    let named = |r: &&&Run| r.metadata.name.as_deref() == Some(run);
+    let Some(own) = o.runs.iter().find(named).map(|r| r.spec.attempt) else { return String::new() };
+    let failed = |r: &&Run| {
+        let class = r.status.as_ref().filter(|s| s.phase == RunPhase::Failed)?.failure_class?;
+        (r.spec.attempt < own && !super::admit::is_review(r)).then_some((r.spec.attempt, class.word()))
+    };
+    let mut all: Vec<(i32, &str)> = o.runs.iter().filter_map(failed).collect();
+    all.sort_unstable();
+    if all.is_empty() {
+        return String::new();
+    }
+    let newest = all.iter().skip(all.len().saturating_sub(MAX_EARLIER));
+    let list: Vec<String> = newest.map(|(attempt, class)| format!("{attempt} {class}")).collect();
+    format!("attempt {own}; before it failed: {}", list.join(", "))
 }
 
 pub(in crate::plan) fn finished(verdict: &RunStatus, now: Timestamp) -> Timestamp {

@@ -1,26 +1,33 @@
 //! What to do about one Task: the state machine.
 //!
-//! | from | when | to | event, reason |
-//! |---|---|---|---|
-//! | Queued | a Run of the next attempt exists | Running | `task.started` |
-//! | Queued, Failed, Blocked | `spec.cancel` | Cancelled | `task.cancelled` |
-//! | Running | its Run succeeded | [`after_success`] | `task.done` |
-//! | Running | its Run was cancelled | Queued, no cost, no cooldown | `task.requeued` |
-//! | Running | its Run met a fault of class `infra`, or vanished | Queued, backoff | `task.requeued` |
-//! | Running | provider limit | Blocked QuotaWait until the reset | `task.blocked` |
-//! | Running | execution failed, limits allow | Failed, `failedCooldown` | `task.failed` |
-//! | Running | verification or policy failed | Blocked NeedsRework, `blockedCooldown` | `task.blocked` |
-//! | Running | a limit is reached | Blocked NeedsRework, a person decides | `task.recovery_escalated` |
-//! | Failed, Blocked | `retryAt` has come | Queued | `task.requeued` |
-//! | Blocked, a person decides | the spec was edited | Queued | `task.requeued` |
-//! | Done, Cancelled | | absorbed | |
+//! The edges are in [`table`]; which of them a Task takes:
+//!
+//! | from | when | to |
+//! |---|---|---|
+//! | Queued | a Run of the next attempt exists | Running |
+//! | any | `spec.cancel`, and nothing runs | Cancelled |
+//! | Running | its Run succeeded | Done, or its review |
+//! | Running | its Run was cancelled | Queued, no cost, no cooldown |
+//! | Running | its Run met a fault of class `infra`, or vanished | Queued, backoff |
+//! | Running | provider limit | Blocked QuotaWait until the reset |
+//! | Running | its Run failed otherwise | what `plan::recovery` decides: Failed or Blocked NeedsRework until `retryAt`, with adjusted commands or paths where that helps; Cancelled for a rework Task, or with a reason; a person |
+//! | Failed, Blocked | `retryAt` has come | Queued |
+//! | Blocked NeedsRework | a Task repairs its result | held, then follows it |
+//! | Blocked, a person decides | the spec was edited | Queued |
+//! | Done, Cancelled | | absorbed |
 //!
 //! Sources: `spec/convergence.md` 2.1, 5.5, 5.6 with the design's decisions (one clock, limits read
 //! only `status.retries`, faults of the cluster cost nothing).
 
 mod admit;
+#[cfg(test)]
+mod cases;
 pub(in crate::plan) mod ended;
+#[cfg(test)]
+mod properties;
+mod recover;
 pub(in crate::plan) mod status;
+pub mod table;
 #[cfg(test)]
 mod tests;
 mod waiting;
@@ -31,8 +38,9 @@ pub use self::admit::admitted;
 use self::admit::unclaimed;
 pub use self::ended::INFRA_CAP;
 use self::ended::{ended, vanished};
+pub use self::recover::child_refused;
 use self::status::{mark, watch};
-use self::waiting::{cancel, waiting};
+use self::waiting::{queued, waiting};
 use crate::crd::run::condition::POD_STARTED;
 use crate::crd::system::SystemSpec;
 use crate::crd::task::condition;
@@ -84,8 +92,7 @@ pub fn plan_task(o: &Observed) -> TaskPlan {
     match status.phase {
         // Only an older version or a hand wrote a Running Task without a Run: it goes on.
         TaskPhase::Running => running(o, status),
-        TaskPhase::Queued if o.task.spec.cancel => cancel(o, status),
-        TaskPhase::Queued => TaskPlan::Wait { until: None },
+        TaskPhase::Queued => queued(o, status),
         TaskPhase::Failed | TaskPhase::Blocked => waiting(o, status),
         TaskPhase::Done | TaskPhase::Cancelled => TaskPlan::Wait { until: None },
     }
@@ -100,6 +107,8 @@ fn running(o: &Observed, status: TaskStatus) -> TaskPlan {
         },
         // Its Run was deleted; the Pod goes with it, and until it is gone nothing else may start.
         None if o.live_pod => TaskPlan::Wait { until: None },
+        // Which Run it was is not known: there is nothing to read.
+        None if status.current_run.is_empty() => TaskPlan::Write(Box::new(vanished(o, status))),
         None if !o.confirmed => TaskPlan::Confirm { run: status.current_run },
         None => TaskPlan::Write(Box::new(vanished(o, status))),
     }
@@ -114,7 +123,7 @@ fn in_progress(o: &Observed, run: &Run, mut status: TaskStatus) -> TaskPlan {
         .find(|c| c.type_ == POD_STARTED && c.status == "False");
     let Some(stuck) = stuck else {
         let told = |c: &crate::crd::Condition| c.type_ == condition::PROGRESSING && c.status == "False";
-        if !status.conditions.iter().any(told) {
+        if status.next.is_some() && !status.conditions.iter().any(told) {
             return TaskPlan::Wait { until: None };
         }
         status.next = Some(watch(format!("Run {} is in progress", status.current_run)));

@@ -131,7 +131,7 @@ fn dispatch_retry_delay_is_the_floor_of_the_one_clock() {
 }
 
 #[test]
-fn the_limit_of_the_class_leads_to_a_person_and_an_edit_leads_on() {
+fn the_limit_of_the_class_leads_to_rework_in_place() {
     let (mut task, mut runs) = (task("a"), Vec::new());
     for attempt in 0..3 {
         let status = fail(
@@ -145,6 +145,20 @@ fn the_limit_of_the_class_leads_to_a_person_and_an_edit_leads_on() {
     }
     let status = fail(&mut task, &mut runs, "execution_failed", FailureClass::Model, "other words");
     assert_eq!((status.phase, status.block_reason), (TaskPhase::Blocked, Some(BlockReason::NeedsRework)));
+    let last = status.transitions.last().unwrap();
+    assert_eq!(
+        (last.event.as_str(), last.reason.as_str()),
+        ("task.recovery_escalated", "model_or_unknown_failure")
+    );
+    assert_eq!((status.retries.failure, status.retries.rework, status.retry_at), (3, 1, Some(at(140))));
+    assert_eq!(task.status.unwrap().transitions.last().unwrap().reason, "needs_rework_in_place_retry");
+}
+
+#[test]
+fn what_only_an_edit_can_help_waits_for_a_person_and_an_edit_leads_on() {
+    let (mut task, mut runs) = (task("a"), Vec::new());
+    let code = crate::plan::verdict::code::INPUTS_TOO_LARGE;
+    let status = fail(&mut task, &mut runs, code, FailureClass::Model, "the inputs are too large");
     assert_eq!(status.next.as_ref().unwrap().kind, NextKind::Operator);
     assert!(is_true(&status.conditions, condition::STALLED));
     assert_eq!(decide(&task, &[], false, at(9999)), TaskPlan::Wait { until: None });
@@ -158,7 +172,7 @@ fn the_limit_of_the_class_leads_to_a_person_and_an_edit_leads_on() {
 }
 
 #[test]
-fn four_failures_of_one_signature_lead_to_a_person() {
+fn four_failures_of_one_signature_lead_to_rework_c67() {
     let (mut task, mut runs) = (task("a"), Vec::new());
     for attempt in 0..3 {
         let status = fail(
@@ -172,8 +186,9 @@ fn four_failures_of_one_signature_lead_to_a_person() {
     }
     let status =
         fail(&mut task, &mut runs, "transient_or_flaky_failure", FailureClass::Flaky, "timed out after 99 s");
-    assert_eq!(status.next.unwrap().kind, NextKind::Operator);
-    assert_eq!(status.transitions.last().unwrap().reason, "repeated_same_failure_signature");
+    let last = status.transitions.last().unwrap();
+    assert_eq!((status.phase, last.event.as_str()), (TaskPhase::Blocked, "task.recovery_escalated"));
+    assert_eq!(last.reason, "repeated_same_failure_signature");
 }
 
 #[test]
@@ -187,7 +202,7 @@ fn verification_failures_need_rework_and_are_tried_in_place() {
 }
 
 #[test]
-fn a_policy_violation_waits_for_a_person() {
+fn a_refused_path_is_told_to_the_next_attempt() {
     let (mut task, mut runs) = (task("a"), Vec::new());
     let status = fail(
         &mut task,
@@ -197,8 +212,12 @@ fn a_policy_violation_waits_for_a_person() {
         "change outside allowed paths: secrets.txt",
     );
     assert_eq!((status.phase, status.block_reason), (TaskPhase::Blocked, Some(BlockReason::NeedsRework)));
-    assert!(status.next.unwrap().detail.contains("secrets.txt"));
-    assert_eq!(status.last_failure.unwrap().class, "policy");
+    assert_eq!((status.retry_at, status.retries.rework), (Some(at(140)), 1));
+    assert_eq!(status.transitions.last().unwrap().reason, "policy_violation_rework_suppressed_no_safe_path");
+    let failure = status.last_failure.unwrap();
+    assert_eq!((failure.class.as_str(), failure.remedy.as_str()), ("policy", "needs_rework_in_place_retry"));
+    let hint = run_of(&task).spec.inputs.previous_failure;
+    assert!(hint.contains("secrets.txt"), "{hint}");
 }
 
 #[test]
@@ -332,7 +351,7 @@ fn transitions_are_numbered_without_a_gap_and_bounded() {
 }
 
 #[test]
-fn every_waiting_task_says_what_moves_it_next() {
+fn every_task_has_ended_or_says_what_moves_it_next() {
     let codes = [
         ("execution_failed", FailureClass::Model),
         ("policy_violation", FailureClass::Policy),
@@ -346,7 +365,14 @@ fn every_waiting_task_says_what_moves_it_next() {
     for (code, class) in codes {
         let (task, mut run) = running("a");
         end(&mut run, RunPhase::Failed, code, Some(class), "why");
-        let status = write(decide(&task, &[&run], false, at(21)));
+        let status = match decide(&task, &[&run], false, at(21)) {
+            TaskPlan::CreateThenWrite { tasks: _, status } => status,
+            plan => Box::new(write(plan)),
+        };
+        if status.phase.is_terminal() {
+            assert!(is_true(&status.conditions, condition::COMPLETE) && status.next.is_none(), "{code}");
+            continue;
+        }
         let next = status.next.unwrap_or_else(|| panic!("{code}"));
         assert_eq!(next.kind == NextKind::Time, next.at.is_some(), "{code}");
         assert!(!next.detail.is_empty(), "{code}");

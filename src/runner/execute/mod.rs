@@ -27,6 +27,7 @@ use self::process::{Ending, Finished, Output, Program, Supervisor};
 use self::prompt::Files;
 use super::exchange::{self, AgentEnd};
 use super::verify::{self, Verdict, Verification};
+use crate::crd::FailureDetail;
 use crate::crd::pool::{ExecutorType, MockExecutor, Role};
 use crate::crd::wire::{ContainerResult, Inputs, Outcome};
 use crate::plan::command::{docser, empty};
@@ -94,6 +95,11 @@ pub async fn run(
     };
     let mut result = work(&mut supervisor, inputs, settings).await.unwrap_or_else(|early| *early);
     result.summary = supervisor.mask().hide(result.summary).into_owned();
+    if let Some(failure) = &mut result.failure {
+        for text in failure.violations.iter_mut().chain([&mut failure.command]) {
+            *text = supervisor.mask().hide(std::mem::take(text)).into_owned();
+        }
+    }
     if let Err(error) = exchange::write_result(&settings.exchange, &result) {
         eprintln!("[opentiger] failed to write the result for publish: {error}");
     }
@@ -330,7 +336,9 @@ fn within_policy(policy: &Policy, relevant: &[String]) -> Result<(), Early> {
     let more = violations.len().saturating_sub(NAMED_VIOLATIONS);
     let more = if more > 0 { format!("; and {more} more") } else { String::new() };
     let summary = format!("policy violation: {}{more}", named.join("; "));
-    Err(early(Outcome::NeedsRework, "policy_violation", summary))
+    let mut result = early(Outcome::NeedsRework, "policy_violation", summary);
+    result.failure = Some(FailureDetail::of_violations(violations));
+    Err(result)
 }
 
 async fn verified(
@@ -358,7 +366,11 @@ async fn verified(
             println!("[opentiger] verification passed, {passed} of {} commands ran", commands.len());
             Ok(())
         }
-        Verdict::Failed { code, summary } => Err(early(Outcome::NeedsRework, code, summary)),
+        Verdict::Failed { code, summary, command } => {
+            let mut result = early(Outcome::NeedsRework, code, summary);
+            result.failure = (!command.is_empty()).then(|| FailureDetail::of_command(&command));
+            Err(result)
+        }
         Verdict::Stopped => Err(cancelled().into()),
     }
 }
