@@ -4,6 +4,9 @@
 //! `ours` and `why`; `ours` is what must come out.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+#[path = "support/vectors.rs"]
+mod vectors;
+
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -14,55 +17,7 @@ use opentiger::crd::{Purpose, TaskPhase};
 use opentiger::plan::dispatch::{Holder, HolderId, LaneFacts, PoolFacts, Queue, SystemFacts, TaskFacts};
 use opentiger::plan::{area, classify, lanes, priority, quota};
 use serde_json::{Value, json};
-
-/// Runs every row of `tests/vectors/<name>.json` and reports all that differ.
-fn check(name: &str, answer: impl Fn(&Value) -> Value) {
-    check_part(name, |output| output, answer);
-}
-
-/// As [`check`], for the part of a row's output that this product has an answer to.
-fn check_part(name: &str, part: impl Fn(&Value) -> &Value, answer: impl Fn(&Value) -> Value) {
-    let path = format!("{}/tests/vectors/{name}.json", env!("CARGO_MANIFEST_DIR"));
-    let text = std::fs::read_to_string(&path).expect("the vectors are there");
-    let rows: Vec<Value> = serde_json::from_str(&text).expect("the vectors are JSON");
-    assert!(!rows.is_empty(), "{name} has no rows");
-    let mut wrong = Vec::new();
-    for (number, row) in rows.iter().enumerate() {
-        let expected = match row.get("ours") {
-            Some(ours) => {
-                assert!(row["why"].as_str().is_some_and(|w| !w.is_empty()), "{name} {number}: no reason");
-                assert_ne!(ours, &row["output"], "{name} {number}: nothing differs");
-                ours
-            }
-            None => part(&row["output"]),
-        };
-        let got = answer(&row["input"]);
-        if !same(&got, expected) {
-            wrong.push(format!("row {number} {}\n  expected {expected}\n  got      {got}", row["input"]));
-        }
-    }
-    assert!(wrong.is_empty(), "{name}: {} of {} rows differ\n{}", wrong.len(), rows.len(), wrong.join("\n"));
-}
-
-/// Equality in which numbers may differ by rounding.
-fn same(a: &Value, b: &Value) -> bool {
-    match (a.as_f64(), b.as_f64()) {
-        (Some(a), Some(b)) => (a - b).abs() <= 1e-9 * a.abs().max(b.abs()).max(1.0),
-        _ => a == b,
-    }
-}
-
-fn text(value: &Value) -> &str {
-    value.as_str().unwrap_or_default()
-}
-
-fn strings(value: &Value) -> Vec<String> {
-    value.as_array().into_iter().flatten().map(|v| text(v).to_owned()).collect()
-}
-
-fn time(value: &Value) -> Timestamp {
-    text(value).parse().expect("a timestamp")
-}
+use vectors::{check, check_part, strings, text, time};
 
 fn millis(duration: SignedDuration) -> Value {
     json!(i64::try_from(duration.as_millis()).expect("in range"))

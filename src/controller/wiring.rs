@@ -139,9 +139,7 @@ impl Wiring {
         if let Some(run) = status.map(|s| s.current_run.as_str()).filter(|r| !r.is_empty()) {
             self.queues.runs.add(Key::new(&key.namespace, run));
         }
-        if status.is_some_and(|s| s.phase.is_terminal()) {
-            self.wake_parent(task);
-        } else {
+        if !status.is_some_and(|s| s.phase.is_terminal()) {
             self.queues.tasks.add(key);
         }
     }

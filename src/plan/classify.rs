@@ -239,16 +239,60 @@ mod tests {
     }
 
     #[test]
-    fn infrastructure_faults_are_limited_elsewhere_and_a_global_limit_only_lowers() {
+    fn a_quota_failure_is_folded_into_the_environment_c51() {
+        assert_eq!(classify("quota_failure", ""), ENVIRONMENT);
+    }
+
+    #[test]
+    fn a_permission_prompt_is_known_by_its_words_and_not_retried_c52() {
+        assert_eq!(classify("execution_failed", "Permission required: external_directory"), PERMISSION);
+    }
+
+    #[test]
+    fn a_refused_path_is_policy_under_an_unknown_code_c53() {
+        assert_eq!(classify("nobody_knows", "change outside allowed paths"), POLICY);
+    }
+
+    #[test]
+    fn no_test_files_is_a_fault_of_the_command_c54() {
+        assert_eq!(classify("", "No test files found"), NO_TEST_FILES);
+    }
+
+    #[test]
+    fn a_missing_package_file_is_a_missing_script_before_it_is_set_up_c55() {
+        assert_eq!(classify("", "ENOENT: no such file, open '/x/package.json'"), MISSING_SCRIPT);
+    }
+
+    #[test]
+    fn a_diverged_branch_is_not_retried_c56() {
+        assert_eq!(classify("", "branch_diverged_requires_recreate: both moved"), DIVERGED);
+    }
+
+    #[test]
+    fn a_silent_check_of_something_built_is_a_matter_of_sequence_c57() {
+        let message = "Verification failed at test -f build/kernel.elf [explicit]: stderr unavailable";
+        assert_eq!(classify("", message), SEQUENCE);
+    }
+
+    #[test]
+    fn nothing_known_is_the_model_and_retried_c58() {
+        assert_eq!(classify("", ""), MODEL);
+    }
+
+    #[test]
+    fn infrastructure_faults_are_limited_elsewhere_and_a_global_limit_only_lowers_c59() {
         assert_eq!(limit(FailureClass::Infra, Some(1)), None);
+        assert_eq!(limit(FailureClass::Model, None), Some(3));
+        assert_eq!(limit(FailureClass::Model, Some(1)), Some(1));
         assert_eq!(limit(FailureClass::Flaky, None), Some(6));
+        assert_eq!(limit(FailureClass::Flaky, Some(1)), Some(1));
         assert_eq!(limit(FailureClass::Flaky, Some(10)), Some(6));
         assert_eq!(limit(FailureClass::Flaky, Some(0)), Some(0));
         assert_eq!(limit(FailureClass::Permission, Some(10)), Some(0));
     }
 
     #[test]
-    fn signatures_ignore_what_differs_between_two_runs() {
+    fn signatures_ignore_what_differs_between_two_runs_c61() {
         let uuid = "1d79d06b-4783-4cc6-8826-14bad5d2625a";
         let text = format!("\u{1b}[31mError\u{1b}[0m at /home/u/repo/src/a.ts:12:5 run {uuid} took 35ms");
         assert_eq!(
@@ -261,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn four_alike_are_a_repetition_and_three_are_not() {
+    fn four_alike_are_a_repetition_and_three_are_not_c60() {
         assert!(is_repeated(["a", "a", "a", "a", "b"]));
         assert!(!is_repeated(["a", "a", "a"]));
         assert!(!is_repeated(["a", "a", "b", "a"]));

@@ -1,15 +1,18 @@
 //! Provider limits: recognising one in a failure text, and when to try again.
 //!
-//! Owns the detector (spec: convergence 4.5, corrections row 3), the reading of a stated reset and
-//! the back-off without one (convergence 4.6). A stated time is anchored at the moment of the
+//! Owns the detector (spec: convergence 4.5, corrections row 3) and the back-off without a stated reset
+//! (convergence 4.6); how a reset is stated is in [`reset`]. A stated time is anchored at the moment of the
 //! failure, never at the moment of the question (hazard H8).
+
+mod reset;
 
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp, tz::TimeZone};
-use regex::{Captures, Regex};
+use jiff::{SignedDuration, Timestamp};
+use regex::Regex;
 
+pub use self::reset::{stated_delay, stated_reset};
 use super::classify::pattern;
 
 /// Texts that mean a provider limit by themselves.
@@ -41,68 +44,6 @@ static SCOPE: LazyLock<Regex> =
 pub fn is_quota(message: &str) -> bool {
     DIRECT.is_match(message)
         || (SIGNAL.is_match(message) && (COOLDOWN.is_match(message) || SCOPE.is_match(message)))
-}
-
-static RETRY_IN: LazyLock<Regex> = LazyLock::new(|| pattern(r"(?i)retry in ([0-9]+(?:\.[0-9]+)?)s"));
-static DELAY_QUOTED: LazyLock<Regex> =
-    LazyLock::new(|| pattern(r#"(?i)"retrydelay"\s*:\s*"([0-9]+(?:\.[0-9]+)?)\s*(ms|s|m)?""#));
-static DELAY_PLAIN: LazyLock<Regex> =
-    LazyLock::new(|| pattern(r#"(?i)retrydelay[":=\s]+([0-9]+(?:\.[0-9]+)?)(ms)?"#));
-static CLOCK: LazyLock<Regex> = LazyLock::new(|| {
-    pattern(
-        r"(?i)(?-u:\b)(?:try again|retry|resets?|available)\s+(?:at\s+)?([0-9]{1,2})(?::([0-9]{2}))?\s*([ap])m(?-u:\b)",
-    )
-});
-
-/// The latest reset that a failure text states, or `None`. A clock time is read in UTC and means the
-/// next such moment after `failed_at`.
-pub fn stated_reset(message: &str, failed_at: Timestamp) -> Option<Timestamp> {
-    stated_delay(message, failed_at).and_then(|delay| failed_at.checked_add(delay).ok())
-}
-
-/// Time from `failed_at` to the stated reset. `retryDelay` reads its unit: `ms`, `s`, `m`; none means
-/// seconds (hazard H9).
-pub fn stated_delay(message: &str, failed_at: Timestamp) -> Option<SignedDuration> {
-    let seconds =
-        |number: &str, scale: f64| number.parse::<f64>().ok().map(|n| (n * scale * 1_000.0).round());
-    let retry_in = RETRY_IN.captures_iter(message).filter_map(|c| seconds(group(&c, 1), 1.0));
-    let quoted = DELAY_QUOTED.captures_iter(message).filter_map(|c| {
-        let scale = match group(&c, 2).to_ascii_lowercase().as_str() {
-            "ms" => 0.001,
-            "m" => 60.0,
-            _ => 1.0,
-        };
-        seconds(group(&c, 1), scale)
-    });
-    let plain = DELAY_PLAIN
-        .captures_iter(message)
-        .filter_map(|c| seconds(group(&c, 1), if c.get(2).is_some() { 0.001 } else { 1.0 }));
-    let stated = retry_in.chain(quoted).chain(plain).filter(|ms| *ms > 0.0).fold(0.0, f64::max);
-    let clock = CLOCK.captures_iter(message).filter_map(|c| {
-        let pm = group(&c, 3).eq_ignore_ascii_case("p");
-        until_clock(group(&c, 1), group(&c, 2), pm, failed_at)
-    });
-    let stated = millis(stated).filter(|delay| !delay.is_zero());
-    clock.chain(stated).max()
-}
-
-/// Text of a group, empty when it took no part.
-fn group<'a>(captures: &Captures<'a>, index: usize) -> &'a str {
-    captures.get(index).map_or("", |found| found.as_str())
-}
-
-/// Time until it is `hour:minute` am or pm in UTC (no minute: the full hour); a full day when it is that time now.
-fn until_clock(hour: &str, minute: &str, pm: bool, from: Timestamp) -> Option<SignedDuration> {
-    let hour: i8 = hour.parse().ok()?;
-    let minute: i8 = if minute.is_empty() { 0 } else { minute.parse().ok()? };
-    if !(1..=12).contains(&hour) || minute > 59 {
-        return None;
-    }
-    let hour = hour % 12 + if pm { 12 } else { 0 };
-    let today = from.to_zoned(TimeZone::UTC).date().at(hour, minute, 0, 0);
-    let target = today.to_zoned(TimeZone::UTC).ok()?.timestamp();
-    let delay = target.duration_since(from);
-    if delay.is_positive() { Some(delay) } else { delay.checked_add(SignedDuration::from_hours(24)) }
 }
 
 fn millis(ms: f64) -> Option<SignedDuration> {

@@ -7,10 +7,10 @@ use jiff::Timestamp;
 
 use super::{judge_of, settle};
 use crate::crd::judge::JudgeStage;
-use crate::crd::task::condition;
+use crate::crd::task::{LastFailure, condition};
 use crate::crd::{BlockReason, FailureClass, Next, NextKind, Run, RunStatus, TaskPhase, TaskStatus};
 use crate::plan::run::add;
-use crate::plan::task::ended::{INFRA_CAP, finished, infra_backoff, last_failure, quota_reset};
+use crate::plan::task::ended::{INFRA_CAP, finished, infra_backoff, quota_reset};
 use crate::plan::task::status::{enter, first_line, mark, mark_false, wait_until, watch};
 use crate::plan::task::{Observed, TaskPlan};
 
@@ -67,8 +67,12 @@ pub(super) fn infra(
 ) -> TaskStatus {
     let backoff = infra_backoff(status.retries.infra);
     status.retries.infra = status.retries.infra.saturating_add(1);
-    let verdict = RunStatus { failure_code: code.into(), summary: summary.into(), ..RunStatus::default() };
-    status.last_failure = Some(last_failure(o, FailureClass::Infra, &verdict, run, ""));
+    status.last_failure = Some(LastFailure {
+        class: FailureClass::Infra.word().into(),
+        code: code.into(),
+        summary: first_line(summary, 2000),
+        remedy: "infra".into(),
+    });
     let detail = format!("a fault of the cluster: {}", first_line(summary, 400));
     let mut status = again(o, status, run, "infra", &detail, Some(add(o.now, backoff)));
     if status.retries.infra >= INFRA_CAP {

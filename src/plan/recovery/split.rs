@@ -92,6 +92,11 @@ pub fn child(parent: &Task, inherited: &Inherited) -> Task {
         name: task.metadata.name.take(),
         namespace: parent.namespace(),
         labels: Some(own.map(|(key, value)| (key.to_string(), value)).collect()),
+        // What mends the work of another branch goes where that would have gone.
+        annotations: parent
+            .annotations()
+            .get(labels::MERGE_INTO)
+            .map(|base| [(labels::MERGE_INTO.to_string(), base.clone())].into()),
         ..ObjectMeta::default()
     };
     task

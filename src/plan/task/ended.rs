@@ -99,7 +99,8 @@ pub(in crate::plan) fn quota_reset(
         return (at, "the provider's limit resets");
     }
     let waited = u32::try_from(waited).unwrap_or(0);
-    let backoff = quota::backoff(uid, waited, quota::BackoffPolicy::default(), "", failed_at).cooldown;
+    let policy = quota::BackoffPolicy { base: quota_base(o), ..quota::BackoffPolicy::default() };
+    let backoff = quota::backoff(uid, waited, policy, "", failed_at).cooldown;
     let at = add(failed_at, Duration::try_from(backoff).unwrap_or_default());
     (at, "the provider states no reset, it is tried again after a backoff")
 }
@@ -117,6 +118,12 @@ pub(in crate::plan) fn quota_wait(
     follow(&mut status, Trigger::ProviderLimit, "quota_wait", next, run, o.now);
     mark(&mut status, condition::PROGRESSING, false, "QuotaWait", detail, o.task, o.now);
     status
+}
+
+/// First wait for a limit without a stated reset: the cooldown of Blocked Tasks, between half a minute
+/// and five (`spec/convergence.md` 2.2).
+fn quota_base(o: &Observed) -> Duration {
+    o.system.recovery.blocked_cooldown().clamp(Duration::from_secs(30), Duration::from_secs(300))
 }
 
 /// Wait after a fault of the cluster, `before` of which came before it.

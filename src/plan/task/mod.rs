@@ -24,14 +24,18 @@
 //! only `status.retries`, faults of the cluster cost nothing).
 
 mod admit;
+#[cfg(test)]
+mod cases;
 pub(in crate::plan) mod ended;
+#[cfg(test)]
+mod properties;
 mod recover;
 mod requested;
 pub(in crate::plan) mod status;
 pub mod table;
 #[cfg(test)]
 mod tests;
-pub(in crate::plan) mod waiting;
+mod waiting;
 
 use jiff::Timestamp;
 

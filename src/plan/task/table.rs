@@ -27,8 +27,8 @@
 //! | ChildDone | NeedsRework, AwaitingJudge | Cancelled | | task.superseded |
 //! | ChildGone | NeedsRework | Queued | | task.requeued |
 //! | ReviewPassed | Running, AwaitingJudge, NeedsRework | Done | | judge.review, judge.merge_queue_merged, judge.task_recovered, task.done |
-//! | ReviewKept | Running, AwaitingJudge, NeedsRework | AwaitingJudge | | judge.task_requeued, judge.review, judge.merge_queue_enqueued, judge.merge_queue_retried, judge.merge_queue_failed, judge.merge_queue_claim_recovered, judge.task_recovered, task.requeued, task.blocked |
-//! | ReviewRework | Running, AwaitingJudge, NeedsRework | NeedsRework | | judge.autofix_task_created, judge.conflict_autofix_task_created, judge.mainline_recreate_task_created, judge.review, judge.merge_queue_failed, task.blocked, task.recovery_escalated |
+//! | ReviewKept | Running, AwaitingJudge, NeedsRework | AwaitingJudge | | judge.task_requeued, judge.review, judge.merge_queue_enqueued, judge.merge_queue_retried, judge.merge_queue_failed, docser.task_created, task.recovery_escalated, judge.merge_queue_claim_recovered, judge.task_recovered, task.requeued, task.blocked |
+//! | ReviewRework | Running, AwaitingJudge, NeedsRework | NeedsRework | | judge.autofix_task_created, judge.conflict_autofix_task_created, judge.mainline_recreate_task_created, judge.review, judge.merge_queue_failed, docser.task_created, task.blocked, task.recovery_escalated |
 //! | ReviewRequeued | Running, AwaitingJudge, NeedsRework | Queued | | judge.task_requeued, judge.review, judge.merge_queue_failed, task.requeued |
 //! | ReviewReplaced | Running, AwaitingJudge, NeedsRework | Cancelled | | judge.mainline_recreate_task_created, judge.conflict_autofix_task_created, judge.autofix_task_created, judge.review, judge.merge_queue_failed, task.cancelled, task.recovery_escalated |
 //! | IssueWanted | Queued | IssueLinking | | task.blocked |
@@ -303,6 +303,8 @@ const REVIEW_KEPT: &[&str] = &[
     "judge.merge_queue_enqueued",
     "judge.merge_queue_retried",
     "judge.merge_queue_failed",
+    "docser.task_created",
+    "task.recovery_escalated",
     "judge.merge_queue_claim_recovered",
     "judge.task_recovered",
     "task.requeued",
@@ -314,6 +316,7 @@ const REVIEW_REWORK: &[&str] = &[
     "judge.mainline_recreate_task_created",
     "judge.review",
     "judge.merge_queue_failed",
+    "docser.task_created",
     "task.blocked",
     "task.recovery_escalated",
 ];

@@ -319,7 +319,8 @@ fn children_of_tasks_with_the_largest_inputs_are_within_the_schema() {
         allowed_paths: Some((0..400).map(|n| format!("src/{n}/**")).collect()),
         ..Default::default()
     };
-    world.tasks.get_mut("fix").unwrap().status.as_mut().unwrap().effective = Some(effective);
+    let status = world.tasks.get_mut("fix").unwrap().status.as_mut().unwrap();
+    (status.effective, status.observed_generation) = (Some(effective), 1);
     world.findings =
         ["/etc/x.conf:1: m", "../up.rs: m", "src/a.rs: m", "src/a.rs:2: m"].map(String::from).to_vec();
     world.system.spec.repository.branch_prefix = "p".repeat(200);

@@ -75,7 +75,7 @@ fn check(world: &World, seen: &mut BTreeMap<(String, String, String), String>) -
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 300, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 64, ..ProptestConfig::default() })]
     #[test]
     fn any_sequence_of_outcomes_settles_within_bounded_runs(
         ends in proptest::collection::vec(end(), 1..250),

@@ -124,7 +124,8 @@ impl World {
     pub fn settle(&mut self) {
         for _ in 0..50 {
             let names: Vec<String> = self.tasks.keys().cloned().collect();
-            if !names.iter().fold(false, |changed, name| self.step(name) || changed) {
+            let changed = names.iter().filter(|name| self.step(name)).count();
+            if changed == 0 {
                 return;
             }
         }
