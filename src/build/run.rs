@@ -34,7 +34,7 @@ pub fn build_run(task: &Task, system: &System, pool: &AgentPool, slot: &Slot) ->
     let base = task.spec.base_branch.clone().unwrap_or_else(|| repository.base_branch.clone());
     let branch = names::branch_name(&repository.branch_prefix, &name);
     let inputs = RunInputs {
-        commands: status.effective.clone().unwrap_or_default().commands.unwrap_or(task.spec.commands.clone()),
+        commands: task.adjusted().commands.unwrap_or_else(|| task.spec.commands.clone()),
         timebox: task.spec.timebox.clone(),
         previous_failure: status.last_failure.map(|f| f.summary).unwrap_or_default(),
         ..inputs(task)
@@ -113,7 +113,7 @@ fn review_timebox(timebox: &GoDuration) -> GoDuration {
 
 /// What every Run is told about its Task; the rest depends on the purpose.
 fn inputs(task: &Task) -> RunInputs {
-    let effective = task.status.as_ref().and_then(|status| status.effective.clone()).unwrap_or_default();
+    let effective = task.adjusted();
     RunInputs {
         title: task.spec.title.clone(),
         goal: task.spec.goal.clone(),

@@ -387,6 +387,17 @@ pub struct TaskStatus {
     pub observed_generation: i64,
 }
 
+impl Task {
+    /// What recovery has put in place of the spec. Nothing once the spec was edited since it was last
+    /// looked at: an edit counts for all of it.
+    pub fn adjusted(&self) -> Effective {
+        let status = self.status.as_ref();
+        let observed = status.map_or(0, |status| status.observed_generation);
+        let current = self.metadata.generation.unwrap_or(0) <= observed;
+        status.filter(|_| current).and_then(|status| status.effective.clone()).unwrap_or_default()
+    }
+}
+
 /// Condition types of a Task.
 pub mod condition {
     /// True once the Task has ended.

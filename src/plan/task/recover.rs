@@ -52,7 +52,7 @@ pub(in crate::plan) fn failed(
 }
 
 /// Allowed paths and commands as the Run had them, when the spec was not edited since: the cache keeps
-/// no inputs of Runs that have ended.
+/// no inputs of Runs that have ended. An edit has already dropped what was adjusted.
 fn in_force(o: &Observed, status: &TaskStatus) -> (Vec<String>, Vec<String>) {
     let effective = status.effective.clone().unwrap_or_default();
     (
