@@ -74,7 +74,7 @@ impl WorkQueue {
     }
 
     /// The next key to work on; it stays claimed until [`Self::done`].
-    async fn next(&self) -> Key {
+    pub(super) async fn next(&self) -> Key {
         loop {
             let sleep_until = {
                 let mut inner = self.lock();

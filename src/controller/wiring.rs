@@ -431,3 +431,21 @@ fn map<K>(change: &Change<K>, wrap: fn(Arc<K>) -> Mirrored) -> Change<Mirrored> 
         Change::Deleted(object) => Change::Deleted(Arc::new(wrap(object.clone()))),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_becomes_of_a_child_wakes_its_parent() {
+        let (queues, (facts, _kept)) = (Queues::default(), tokio::sync::mpsc::unbounded_channel());
+        let wiring =
+            Arc::new(Wiring::new(queues.clone(), facts, None, Arc::new(Busy::default()), Metrics::default()));
+        let mut child = Task::new("fix-rw1-x7k2", crate::crd::TaskSpec::default());
+        child.metadata.namespace = Some("ns".into());
+        wiring.wake_parent(&child);
+        child.metadata.labels = Some([(labels::PARENT.to_string(), "fix".to_string())].into());
+        wiring.wake_parent(&child);
+        assert_eq!(queues.tasks.next().await, Key::new("ns", "fix"), "and one without a parent wakes nobody");
+    }
+}

@@ -15,7 +15,7 @@ const QUIET: Duration = Duration::from_secs(15);
 async fn while_nothing_happens_nothing_is_written_but_the_lease() {
     let world = World::start("idle").await;
     world.pool("worker", 1, "{outcome: Succeed}").await;
-    let fails = "{outcome: Fail, failureCode: policy_violation, message: touched a path that is denied}";
+    let fails = "{outcome: Fail, failureCode: inputs_too_large, message: only an edit helps}";
     world.pool_with("tester", 1, fails, json!({"role": "Tester"})).await;
     world.task("done", "{}").await;
     world.task("blocked", "{role: Tester}").await;

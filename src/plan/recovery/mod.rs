@@ -52,7 +52,7 @@ pub struct Failure<'a> {
     /// What the Run said.
     pub summary: &'a str,
     pub detail: Option<&'a FailureDetail>,
-    /// As the Run had them.
+    /// As the Run had them, unless the spec was edited.
     pub allowed_paths: &'a [String],
     pub commands: &'a [String],
     /// The spec was edited since the Run was admitted: what it had is no longer what counts.

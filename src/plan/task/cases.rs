@@ -55,6 +55,8 @@ impl World {
         let mut run = run_of(&self.task);
         self.task.status = Some(admitted(&self.task, &run, &[], now()));
         run.status = Some(RunStatus { finished_at: Some(at(20)), ..verdict });
+        // As the cache keeps one that has ended.
+        run.spec.inputs = run::RunInputs::default();
         self.runs.push(run);
         assert!(self.step(at(21)));
         self.status()
@@ -296,6 +298,7 @@ fn an_edit_ends_what_recovery_had_put_in_place_of_the_spec() {
     world.task = adjusted.clone();
     assert!(world.step(at(140)));
     world.task.metadata.generation = Some(2);
+    assert_eq!(run_of(&world.task).spec.inputs.commands, ["make test"], "also before it was looked at");
     assert!(world.step(at(141)));
     assert_eq!((commands(&world), world.status().phase), (None, TaskPhase::Queued));
     // While it runs: the failure is that of the old spec, and the new one gets its attempt.

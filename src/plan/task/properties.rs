@@ -128,6 +128,8 @@ impl World {
         let live = self.runs.iter_mut().find(|run| run.name_any() == name && run.status.is_none());
         if let Some(run) = live {
             run.status = Some(verdict(kind, now));
+            // As the cache keeps one that has ended.
+            run.spec.inputs = run::RunInputs::default();
         }
     }
 

@@ -26,7 +26,7 @@ pub(in crate::plan) fn failed(
     name: &str,
     edited: bool,
 ) -> TaskPlan {
-    let inputs = &run.spec.inputs;
+    let (allowed_paths, commands) = in_force(o, &status);
     let decision = recovery::decide(&Failure {
         task: o.task,
         children: o.children,
@@ -38,8 +38,8 @@ pub(in crate::plan) fn failed(
         repeated: repeated(o, name),
         summary: &verdict.summary,
         detail: verdict.failure.as_ref(),
-        allowed_paths: &inputs.allowed_paths,
-        commands: &inputs.commands,
+        allowed_paths: &allowed_paths,
+        commands: &commands,
         edited,
         hopeless: verdict.failure_code == INPUTS_TOO_LARGE,
         planning: run.spec.purpose == crate::crd::Purpose::Plan,
@@ -48,7 +48,17 @@ pub(in crate::plan) fn failed(
     if let Some(lane) = decision.lane {
         effective(&mut status).lane = Some(lane.into());
     }
-    apply(o, run, verdict, status, name, decision)
+    apply(o, verdict, status, name, decision)
+}
+
+/// Allowed paths and commands as the Run had them, when the spec was not edited since: the cache keeps
+/// no inputs of Runs that have ended. An edit has already dropped what was adjusted.
+fn in_force(o: &Observed, status: &TaskStatus) -> (Vec<String>, Vec<String>) {
+    let effective = status.effective.clone().unwrap_or_default();
+    (
+        effective.allowed_paths.unwrap_or_else(|| o.task.spec.allowed_paths.clone()),
+        effective.commands.unwrap_or_else(|| o.task.spec.commands.clone()),
+    )
 }
 
 fn effective(status: &mut TaskStatus) -> &mut Effective {
@@ -57,7 +67,6 @@ fn effective(status: &mut TaskStatus) -> &mut Effective {
 
 fn apply(
     o: &Observed,
-    run: &Run,
     verdict: &RunStatus,
     mut status: TaskStatus,
     name: &str,
@@ -81,9 +90,10 @@ fn apply(
         }
         Remedy::Split => {
             needs_rework(o, &mut status, name, &decision, None);
+            let (allowed_paths, commands) = in_force(o, &status);
             let inherited = split::Inherited {
-                allowed_paths: &run.spec.inputs.allowed_paths,
-                commands: &run.spec.inputs.commands,
+                allowed_paths: &allowed_paths,
+                commands: &commands,
                 lane: status.effective.as_ref().and_then(|e| e.lane.as_deref()),
                 detail: verdict.failure.as_ref(),
                 summary: &verdict.summary,
@@ -123,7 +133,7 @@ fn apply(
 
 /// What a person can do about a Task that waits for one.
 const PERSON: &str =
-    "edit its spec to try again, request an Operation Requeue or Complete, or set spec.cancel: true";
+    "edit the Task's spec to try again, request an Operation Requeue or Complete, or set spec.cancel: true";
 
 /// Waits for the cooldown: Failed, or Blocked NeedsRework.
 fn cooling(

@@ -95,14 +95,14 @@ async fn a_failed_verification_is_tried_again_and_succeeds() {
     assert_eq!((status.attempts, succeeded(&runs)), (2, vec![false, true]));
     let first = runs[0].status.clone().expect("a status");
     assert_eq!(first.failure_code, "verification_command_failed", "{}", first.summary);
-    assert_eq!((status.retries.failure, status.retries.infra), (1, 0));
+    assert_eq!((status.retries.rework, status.retries.failure, status.retries.infra), (1, 0, 0));
     assert_pushed(&space, &status, &runs[1], &["notes.txt", "src/calc.py"]);
 }
 
 #[tokio::test]
-async fn a_change_outside_the_allowed_paths_is_not_pushed_and_a_person_is_told() {
+async fn a_change_of_a_denied_path_is_not_pushed_and_a_person_is_told() {
     let space = space().await;
-    space.task("outside", "  allowedPaths: [src/**]\n  targetArea: outside");
+    space.task("outside", "  allowedPaths: [src/**]\n  deniedPaths: [Makefile]\n  targetArea: outside");
     let refused = |status: &TaskStatus| status.phase == TaskPhase::Blocked;
     let status = space.until("outside", "refused", ATTEMPT, refused).await;
     let failure = status.last_failure.expect("a failure");

@@ -52,7 +52,7 @@ spec:
   repository:
     url: http://git.{SERVICES}.svc.cluster.local/calculator.git
     credentialsSecretRef: {{name: git-credentials}}
-  recovery: {{failedCooldown: 1s, blockedCooldown: 1s}}"
+  recovery: {{failedCooldown: 1s, blockedCooldown: 1s, autoReworkMaxDepth: 0}}"
         ));
     }
 
