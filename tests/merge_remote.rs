@@ -7,7 +7,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use git_support::{BRANCH, Pod, Server, advance, git, import, prepared};
+use git_support::{BRANCH, Pod, Server, advance, commit_on_main, git, import, prepared};
 use opentiger::crd::Purpose;
 use opentiger::crd::wire::{ContainerResult, Outcome};
 use opentiger::runner::publish;
@@ -28,19 +28,6 @@ async fn merge(pod: &Pod) -> ContainerResult {
 /// The container `publish` of a merge: there is no agent to wait for.
 async fn publish_merge(pod: &Pod) -> ContainerResult {
     publish::run(&pod.inputs, &pod.paths, |_| Err("not asked".into()), &pod.stop).await
-}
-
-/// Replaces files of `main`, as somebody else.
-fn commit_on_main(repository: &Path, files: &[(&str, &str)]) -> String {
-    let base = git(repository, &["rev-parse", "main"]);
-    let mut stream = format!(
-        "commit refs/heads/main\ncommitter T <t@example.com> 1700000000 +0000\ndata 5\nother\nfrom {base}"
-    );
-    for (path, content) in files {
-        stream.push_str(&format!("M 100644 inline {path}\ndata {}\n{content}\n", content.len()));
-    }
-    import(repository, stream.as_bytes());
-    git(repository, &["rev-parse", "main"]).trim().to_string()
 }
 
 fn main_of(repository: &Path) -> String {
@@ -189,6 +176,50 @@ async fn a_base_far_ahead_is_merged_into_from_where_they_parted() {
     assert_eq!((brief(&result).as_str(), result.changed_files), ("Success -", Some(1)), "{}", result.summary);
     assert_eq!(git(&repository, &["show", "main:src/b.rs"]), "theirs\n");
     assert_eq!(git(&repository, &["rev-list", "--count", "main"]).trim(), "74");
+}
+
+/// A commit in the language of fast-import.
+fn commit(to: &str, mark: usize, parents: &[String], change: &str) -> String {
+    let from = parents.first().map_or(String::new(), |parent| format!("from {parent}\n"));
+    let merges: String = parents.iter().skip(1).map(|parent| format!("merge {parent}\n")).collect();
+    format!(
+        "commit refs/heads/{to}\nmark :{mark}\ncommitter T <t@example.com> 17{mark:08} +0000\ndata 1\nx\n\
+         {from}{merges}{change}\n"
+    )
+}
+
+/// Both branches reach an old commit by a short way and the one where they really part by a long one.
+/// Merged from the old one, a file that the base has deleted would come back.
+#[tokio::test]
+async fn a_short_way_to_an_older_ancestor_does_not_hide_where_the_branches_parted() {
+    let server = Server::start();
+    let (repository, run) = published(&server).await;
+    let root = main_of(&repository);
+    let file = "M 100644 inline file\ndata 4\nfile\n";
+    let mut stream = commit("main", 1, std::slice::from_ref(&root), file);
+    stream.push_str(&commit("side", 2, &[root], "M 100644 inline side\ndata 4\nside\n"));
+    for n in 3..63 {
+        let change = if n == 3 { "D file\n" } else { "" };
+        let parent = if n == 3 { 1 } else { n - 1 };
+        stream.push_str(&commit("main", n, &[format!(":{parent}")], change));
+    }
+    for n in 63..123 {
+        let parent = if n == 63 { 1 } else { n - 1 };
+        stream.push_str(&commit("work", n, &[format!(":{parent}")], ""));
+    }
+    stream.push_str(&commit("main", 123, &[":62".into(), ":2".into()], ""));
+    stream.push_str(&commit(
+        "work",
+        124,
+        &[":122".into(), ":2".into()],
+        "M 100644 inline new\ndata 3\nnew\n",
+    ));
+    import(&repository, stream.as_bytes());
+    git(&repository, &["update-ref", &format!("refs/heads/{BRANCH}"), "work"]);
+    let result = merge(&run.looking_at(&repository, Purpose::Merge)).await;
+    assert_eq!(brief(&result), "Success -", "{}", result.summary);
+    let names = git(&repository, &["ls-tree", "--name-only", "main"]);
+    assert!(names.lines().any(|name| name == "new") && !names.lines().any(|name| name == "file"), "{names}");
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use git_support::{BRANCH, Pod, Server, advance, git, mkfifo, prepared};
+use git_support::{BRANCH, Pod, Server, commit_on_main, git, mkfifo, prepared};
 use opentiger::crd::Purpose;
 use opentiger::crd::run::{ReviewResult, ReviewSource, ReviewVerdict, TokenUsage};
 use opentiger::crd::wire::path::VERDICT_FILE;
@@ -26,7 +26,7 @@ async fn reviewing(server: &Server, write: impl Fn(&Pod)) -> (PathBuf, Pod) {
     write(&run);
     run.published().await;
     // The base has gone on since: that is no part of the change.
-    advance(&repository);
+    commit_on_main(&repository, &[("src/b.rs", "theirs\n"), ("src/c.rs", "new\n")]);
     let pod = run.looking_at(&repository, Purpose::Judge);
     pod.checked_out().await;
     (repository, pod)

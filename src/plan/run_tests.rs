@@ -361,16 +361,7 @@ fn asked(purpose: Purpose) -> (Task, Run) {
         head_commit: "c0ffee".into(),
         ..judge::JudgeStatus::default()
     });
-    let pool = AgentPool::new("judge", AgentPoolSpec::default());
-    let slot = crate::build::run::Slot {
-        agent: "judge-1".into(),
-        lane: "feature".into(),
-        target_areas: vec![],
-        term: 1,
-    };
-    let mut run = crate::build::run::build_review_run(&task, &system(), &pool, &slot, purpose);
-    run.metadata.uid = Some("uid-review".into());
-    run.metadata.creation_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(now()));
+    let run = review_run_of(&task, &system(), purpose);
     (task, run)
 }
 

@@ -215,6 +215,19 @@ pub fn advance(repository: &Path) -> String {
     commit.trim().to_string()
 }
 
+/// Replaces files of `main`, as somebody else.
+pub fn commit_on_main(repository: &Path, files: &[(&str, &str)]) -> String {
+    let base = git(repository, &["rev-parse", "main"]);
+    let mut stream = format!(
+        "commit refs/heads/main\ncommitter T <t@example.com> 1700000000 +0000\ndata 5\nother\nfrom {base}"
+    );
+    for (path, content) in files {
+        stream.push_str(&format!("M 100644 inline {path}\ndata {}\n{content}\n", content.len()));
+    }
+    import(repository, stream.as_bytes());
+    git(repository, &["rev-parse", "main"]).trim().to_string()
+}
+
 fn body(reader: &mut impl BufRead, headers: &BTreeMap<String, String>) -> Option<Vec<u8>> {
     let mut body = Vec::new();
     if headers.get("transfer-encoding").is_some_and(|coding| coding == "chunked") {
