@@ -355,7 +355,7 @@ async fn the_interface_is_accepted() {
     let (client, namespace) = fixture().await;
     let documents: Vec<Value> =
         serde_saphyr::from_multiple(include_str!("golden/interface.yaml")).expect("readable examples");
-    assert_eq!(documents.len(), 4, "System, AgentPool, Task, Run");
+    assert_eq!(documents.len(), 5, "System, AgentPool, Task, Run, Operation");
     for document in documents {
         let status = document["status"].clone();
         let (kind, name) = (document["kind"].to_string(), document["metadata"]["name"].to_string());

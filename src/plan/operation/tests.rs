@@ -271,6 +271,24 @@ fn requeue_and_complete_move_a_task_once() {
 }
 
 #[test]
+fn a_request_is_carried_out_once_however_late_its_end_is_noted() {
+    let mut w = World::new(&["a"]);
+    let status = w.tasks[0].status.get_or_insert_default();
+    (status.phase, status.retry_at) = (TaskPhase::Failed, Some(at(100_000)));
+    let op = w.ask(OperationType::Requeue, "a");
+    w.step_operation(op, 1);
+    assert_eq!(w.phase(op), OperationPhase::Running);
+    w.step_tasks();
+    // It fails once more before the Operation looks again.
+    let status = w.tasks[0].status.get_or_insert_default();
+    (status.phase, status.retry_at) = (TaskPhase::Failed, Some(at(100_000)));
+    w.step_tasks();
+    assert_eq!(w.status("a").phase, TaskPhase::Failed);
+    w.step_operation(op, 1);
+    assert_eq!((w.phase(op), w.status("a").transitions.len()), (OperationPhase::Succeeded, 1));
+}
+
+#[test]
 fn a_stopped_cycle_manager_holds_back_what_is_due_and_says_so() {
     let mut w = World::new(&["a"]);
     ended(&mut w, OperationType::Stop, "cycle-manager");
