@@ -85,6 +85,10 @@ fn a_run_that_had_finished_before_stop_all_keeps_its_true_result() {
     w.pods[2] = pod_with(&w.runs[2], &ContainerResult::new(Outcome::Success));
     w.pods[2].deleted = Some(at(30));
     let op = w.ask(OperationType::StopAll, "");
+    // In progress before the run controller has looked at what ended.
+    w.step_operation(op, 1);
+    w.step_operation(op, 1);
+    assert_eq!(w.phase(op), OperationPhase::Running);
     w.settle();
     let phases: Vec<RunPhase> = w.runs.iter().map(|r| r.status.as_ref().unwrap().phase).collect();
     assert_eq!(phases, [RunPhase::Success, RunPhase::Failed, RunPhase::Success]);
