@@ -402,7 +402,7 @@ fn stopped_for_good(w: &World) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(256))]
+    #![proptest_config(ProptestConfig::with_cases(128))]
 
     // S13: killed at any step, with any other controller at work in between, StopAll ends in the same
     // state, and its counts are those of the Runs it cancelled.
