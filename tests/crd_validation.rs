@@ -355,7 +355,7 @@ async fn the_interface_is_accepted() {
     let (client, namespace) = fixture().await;
     let documents: Vec<Value> =
         serde_saphyr::from_multiple(include_str!("golden/interface.yaml")).expect("readable examples");
-    assert_eq!(documents.len(), 4, "System, AgentPool, Task, Run");
+    assert_eq!(documents.len(), 5, "System, AgentPool, Task, Run, Operation");
     for document in documents {
         let status = document["status"].clone();
         let (kind, name) = (document["kind"].to_string(), document["metadata"]["name"].to_string());
@@ -457,9 +457,10 @@ async fn conditions_are_a_map_by_type() {
 }
 
 #[rstest]
-#[case("tasks", &["Name", "Status", "Reason", "Lane", "Pri", "Try", "Retry-At", "Agent", "Run", "Age"], &["Role", "Area", "Next"])]
+#[case("tasks", &["Name", "Status", "Reason", "Lane", "Pri", "Try", "Retry-At", "Agent", "Run", "Age"], &["Role", "Area", "Parent", "Next"])]
 #[case("runs", &["Name", "Task", "Try", "Purpose", "Agent", "Status", "Code", "Branch", "Age"], &["Summary"])]
 #[case("agentpools", &["Name", "Role", "Slots", "Busy", "Suspended", "Executor", "Age"], &["Image"])]
+#[case("operations", &["Name", "Type", "Target", "Status", "By", "Result", "Age"], &["Task", "Reason"])]
 #[case("systems", &["Name", "Hatch", "Repository", "Max", "Ready", "Age"], &["Term"])]
 #[tokio::test]
 async fn kubectl_get_prints_what_people_ask_first(
@@ -501,9 +502,8 @@ async fn short_names_and_the_category_are_served() {
     let (client, _namespace) = fixture().await;
     let resources =
         client.list_api_group_resources("opentiger.dev/v1alpha1").await.expect("discovery").resources;
-    for (plural, short) in
-        [("tasks", "ott"), ("runs", "otr"), ("agentpools", "otp"), ("systems", "ots"), ("operations", "oto")]
-    {
+    let kinds = [("tasks", "ott"), ("runs", "otr"), ("agentpools", "otp"), ("systems", "ots")];
+    for (plural, short) in kinds.into_iter().chain([("operations", "oto")]) {
         let resource =
             resources.iter().find(|r| r.name == plural).unwrap_or_else(|| panic!("{plural} is served"));
         assert_eq!(resource.short_names.clone().unwrap_or_default(), [short]);

@@ -17,6 +17,8 @@ mod world;
 mod agents;
 #[path = "operations/cleanup.rs"]
 mod cleanup;
+#[path = "operations/killed.rs"]
+mod killed;
 #[path = "operations/requests.rs"]
 mod requests;
 #[path = "operations/stop_all.rs"]

@@ -263,9 +263,14 @@ impl World {
         self.system.status.get_or_insert_default().hatch = hatch;
     }
 
-    /// Every controller in turn, until nothing is left to do (or for a long time).
+    /// Every controller in turn, until every Operation is over and a while longer.
     pub fn settle(&mut self) {
+        let mut idle = 0;
         for _ in 0..60 {
+            idle = if self.operations.iter().all(|o| o.phase().is_terminal()) { idle + 1 } else { 0 };
+            if idle > 12 {
+                return;
+            }
             self.clock += 1;
             self.step_system();
             let mut index = 0;
