@@ -460,7 +460,7 @@ async fn conditions_are_a_map_by_type() {
 #[case("tasks", &["Name", "Status", "Reason", "Lane", "Pri", "Try", "Retry-At", "Agent", "Run", "Age"], &["Role", "Area", "Next"])]
 #[case("runs", &["Name", "Task", "Try", "Purpose", "Agent", "Status", "Code", "Branch", "Age"], &["Summary"])]
 #[case("agentpools", &["Name", "Role", "Slots", "Busy", "Suspended", "Executor", "Age"], &["Image"])]
-#[case("systems", &["Name", "Hatch", "Repository", "Max", "Ready", "Age"], &["Term"])]
+#[case("systems", &["Name", "Hatch", "Repository", "Max", "Cycle", "Ready", "Age"], &["Term"])]
 #[tokio::test]
 async fn kubectl_get_prints_what_people_ask_first(
     #[case] plural: &str,

@@ -50,22 +50,20 @@ pub async fn apply_status(
     let old = system.status.clone().unwrap_or_default();
     // The hatch never waits for the numbers.
     let urgent = base != old;
-    let (status, look_at, news) = if ctx.synced() {
+    let Upkeep { status, look_at, busy, news } = if ctx.synced() {
         let pools = observe_pools(ctx, system);
         let namespace = system.namespace().unwrap_or_default();
-        let Upkeep { status, look_at, news } =
-            ctx.books.with(&namespace, |books| plan(system, base, books, &pools, now));
-        (status, look_at, news)
+        ctx.books.with(&namespace, |books| plan(system, base, books, &pools, now))
     } else {
-        (base, Some(now), Vec::new())
+        Upkeep { status: base, look_at: Some(now), busy: false, news: Vec::new() }
     };
     let uid = Cached::uid(system).to_string();
     let spacing = if urgent {
         Duration::ZERO
-    } else if is_more_than_numbers(&old, &status) {
-        WRITE_EVERY
-    } else {
+    } else if busy && !is_more_than_numbers(&old, &status) {
         COUNTERS_EVERY
+    } else {
+        WRITE_EVERY
     };
     let again = look_at.map(|at| until(at, now).max(Duration::from_millis(100)));
     if status == old {
