@@ -23,6 +23,7 @@ use crate::cluster::write::Created;
 use crate::cluster::{Cached, Error, Key};
 use crate::crd::task::{ResolvedDependency, condition};
 use crate::crd::{NextKind, Run, Task, TaskPhase, TaskStatus, set_condition};
+use crate::plan::budget::is_spent;
 use crate::plan::dispatch::{Admission, HolderId, Queue, Wait, Waiting};
 use crate::plan::task::admitted;
 
@@ -373,7 +374,10 @@ async fn apply_admission(ctx: &Context, key: &Key, admission: Admission) -> Resu
         return Err(gone(key));
     };
     let Some(term) = ctx.term(&system) else { return Err(gone(key)) };
-    if ctx.books.refuses(&system, &pool, &admission.agent, ctx.now()) {
+    let runs = ctx.runs.by_index(&admission.task_uid);
+    let status = task.status.clone().unwrap_or_default();
+    let spent = is_spent(&system.spec.budgets, &status, runs.iter().map(AsRef::as_ref));
+    if spent || ctx.books.refuses(&system, &pool, &admission.agent, ctx.now()) {
         return Err(gone(key));
     }
     let slot = Slot { agent: admission.agent, lane: admission.lane, target_areas: admission.areas, term };

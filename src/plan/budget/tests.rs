@@ -181,6 +181,14 @@ fn a_task_that_waits_already_is_held_when_the_budget_is_lowered() {
     task.status = Some(*status);
     let TaskPlan::Write(status) = decide(&task, &[&run], Some(10), 22) else { panic!("it is held") };
     assert_eq!(status.block_reason, Some(BlockReason::NeedsRework));
+    let spent = |task: &Task, per_task| {
+        let budgets = Budgets { per_task, ..Budgets::default() };
+        is_spent(&budgets, task.status.as_ref().unwrap(), [&run])
+    };
+    assert!(spent(&task, Some(500)) && !spent(&task, Some(501)) && !spent(&task, None));
+    task.status.as_mut().unwrap().block_reason = Some(BlockReason::AwaitingJudge);
+    task.status.as_mut().unwrap().phase = TaskPhase::Blocked;
+    assert!(!spent(&task, Some(500)), "what it has achieved is reviewed");
 }
 
 #[test]
