@@ -461,7 +461,7 @@ async fn conditions_are_a_map_by_type() {
 #[case("runs", &["Name", "Task", "Try", "Purpose", "Agent", "Status", "Code", "Branch", "Age"], &["Summary"])]
 #[case("agentpools", &["Name", "Role", "Slots", "Busy", "Suspended", "Executor", "Age"], &["Image"])]
 #[case("operations", &["Name", "Type", "Target", "Status", "By", "Result", "Age"], &["Task", "Reason"])]
-#[case("systems", &["Name", "Hatch", "Repository", "Max", "Ready", "Age"], &["Term"])]
+#[case("systems", &["Name", "Hatch", "Repository", "Max", "Cycle", "Ready", "Age"], &["Term"])]
 #[tokio::test]
 async fn kubectl_get_prints_what_people_ask_first(
     #[case] plural: &str,

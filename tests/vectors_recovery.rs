@@ -409,6 +409,7 @@ fn convergence_requeue_blocked_for_another_reason() {
             confirmed: true,
             system: &system,
             children: &[],
+            orders: opentiger::plan::task::Orders::default(),
             now,
         };
         match (plan_task(&observed), reason) {

@@ -68,3 +68,45 @@ impl Books {
         closed || restart::is_held(&self.holds(pool, Some(system), now).held, agent, now)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crd::restart::AgentCrash;
+    use crate::crd::{AgentPoolSpec, RunPhase, RunSpec, RunStatus, SystemSpec, TokenUsage};
+    use crate::plan::run::add;
+
+    fn ended(agent: &str, tokens: i64, crash: Option<AgentCrash>) -> Run {
+        let mut run =
+            Run::new(agent, RunSpec { pool: "worker".into(), agent: agent.into(), ..RunSpec::default() });
+        run.metadata.uid = Some(format!("uid-{agent}"));
+        run.status = Some(RunStatus {
+            phase: RunPhase::Failed,
+            finished_at: Some(clock()),
+            tokens: Some(TokenUsage { input: 0, output: tokens, total: tokens }),
+            agent_crash: crash,
+            ..RunStatus::default()
+        });
+        run
+    }
+
+    #[test]
+    fn the_end_of_a_run_counts_before_any_status_was_written() {
+        let books = Books::default();
+        let mut pool = AgentPool::new("worker", AgentPoolSpec::default());
+        pool.metadata.namespace = Some("ns".into());
+        let mut system = System::new("default", SystemSpec::default());
+        let refuses = |system: &System, agent: &str, now| books.refuses(system, &pool, agent, now);
+        let now = clock();
+        assert!(!refuses(&system, "worker-1", now));
+        assert!(books.run("ns", &ended("worker-1", 0, Some(AgentCrash::Killed))).crashed);
+        assert!(refuses(&system, "worker-1", now));
+        assert!(!refuses(&system, "worker-2", now));
+        assert!(!refuses(&system, "worker-1", add(now, std::time::Duration::from_secs(10))));
+        assert!(!books.run("ns", &ended("worker-2", 10, None)).crashed);
+        system.spec.budgets.per_day = Some(11);
+        assert!(!refuses(&system, "worker-2", now));
+        system.spec.budgets.per_day = Some(10);
+        assert!(refuses(&system, "worker-2", now));
+    }
+}

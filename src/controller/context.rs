@@ -55,6 +55,8 @@ pub struct Context {
     pub books: Arc<Books>,
     /// When the status of each System was last written.
     pub systems_written: Written,
+    /// When finished objects of each System were last removed.
+    pub removals: Written,
     /// The mirror, when there is a database: what it does not have is not removed.
     pub mirror: Option<Mirror>,
     /// Ends the process: leadership is lost or another leader was seen.

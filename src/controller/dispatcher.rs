@@ -24,6 +24,7 @@ use crate::cluster::{Cached, Error, Key};
 use crate::crd::system::component;
 use crate::crd::task::{ResolvedDependency, condition};
 use crate::crd::{NextKind, Purpose, Run, Task, TaskStatus, set_condition};
+use crate::plan::budget::is_spent;
 use crate::plan::dispatch::{Admission, HolderId, Queue, Wait, Waiting};
 use crate::plan::task::admitted;
 
@@ -375,7 +376,10 @@ async fn apply_admission(ctx: &Context, key: &Key, admission: Admission) -> Resu
     let Some(term) = ctx.term(&system) else { return Err(gone(key)) };
     // Stopped, crashed or beyond a budget since the plan was made.
     let stopped = [component::DISPATCHER, &admission.agent].iter().any(|name| system.is_stopped(name));
-    if stopped || ctx.books.refuses(&system, &pool, &admission.agent, ctx.now()) {
+    let runs = ctx.runs.by_index(&admission.task_uid);
+    let status = task.status.clone().unwrap_or_default();
+    let spent = is_spent(&system.spec.budgets, &status, runs.iter().map(AsRef::as_ref));
+    if stopped || spent || ctx.books.refuses(&system, &pool, &admission.agent, ctx.now()) {
         return Err(gone(key));
     }
     let slot = Slot { agent: admission.agent, lane: admission.lane, target_areas: admission.areas, term };

@@ -472,3 +472,33 @@ impl Intake {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_object_is_kept_once_its_newest_state_is_written() {
+        let run = |version: &str| {
+            let mut run = Run::default();
+            run.metadata.uid = Some("00000000-0000-4000-8000-000000000001".into());
+            run.metadata.resource_version = Some(version.into());
+            Mirrored::Run(Arc::new(run))
+        };
+        let (mut intake, now) = (Intake::new(Bounds::default()), Instant::now());
+        let uid = run("1").uid();
+        intake.applied(run("1"), now);
+        assert!(!intake.has(&uid), "it waits");
+        let work = intake.take(now, true).expect("work");
+        assert!(!intake.has(&uid), "it is being written");
+        intake.put_back(work);
+        assert!(!intake.has(&uid), "it could not be written");
+        intake.take(now, true).expect("work");
+        intake.applied(run("2"), now);
+        intake.done();
+        assert!(!intake.has(&uid), "it has changed since");
+        intake.take(now, true).expect("work");
+        intake.done();
+        assert!(intake.has(&uid));
+    }
+}

@@ -199,6 +199,7 @@ fn assemble(
         terms: Mutex::default(),
         books,
         systems_written: Written::default(),
+        removals: Written::default(),
         mirror,
         stop: stop.clone(),
     });

@@ -158,3 +158,34 @@ async fn apply_network_policy(ctx: &Context, pool: &AgentPool, url: Option<&str>
     ctx.policies.note(&uid, &fingerprint);
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crd::AgentPoolSpec;
+    use crate::crd::pool::AgentHoldReason;
+
+    #[test]
+    fn an_exhausted_agent_is_named_with_what_to_do_until_it_is_freed() {
+        let mut pool = AgentPool::new("worker", AgentPoolSpec { replicas: 2, ..AgentPoolSpec::default() });
+        let (settings, now) = (AutoRestart::default(), jiff::Timestamp::UNIX_EPOCH);
+        let hold =
+            AgentHold { name: "worker-2".into(), reason: AgentHoldReason::Exhausted, ..AgentHold::default() };
+        let plan = |pool: &AgentPool, held| plan_status(pool, &HashSet::new(), held, &settings, now);
+        let calm = plan(&pool, vec![]);
+        assert!(
+            calm.conditions.iter().all(|c| c.type_ == condition::READY),
+            "nothing that never was is written"
+        );
+        pool.status = Some(calm);
+        let mut held = pool.clone();
+        held.status = Some(plan(&pool, vec![hold.clone()]));
+        let message = newly_exhausted(&pool, &held).expect("news");
+        assert!(message.contains("worker-2") && message.contains("type Start"), "{message}");
+        assert_eq!(plan(&held, vec![hold]), held.status.clone().expect("a status"), "said once");
+        assert_eq!(newly_exhausted(&held, &held), None);
+        let freed = plan(&held, vec![]);
+        assert!(!is_true(&freed.conditions, condition::RESTART_EXHAUSTED));
+        assert!(freed.held.is_empty());
+    }
+}

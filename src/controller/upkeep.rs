@@ -10,7 +10,7 @@ use kube::ResourceExt;
 use super::context::Context;
 use super::run::until;
 use crate::cluster::{Cached, Error, Key};
-use crate::crd::system::component;
+use crate::crd::system::{component, condition};
 use crate::crd::{AgentPool, Run, System, SystemStatus, Task};
 use crate::plan::retention::{Finished, Removals};
 use crate::plan::upkeep::{COUNTERS_EVERY, PoolView, Upkeep, WRITE_EVERY, is_more_than_numbers, left, plan};
@@ -23,7 +23,7 @@ const CANDIDATES: usize = 500;
 /// Wait when none of them may go yet.
 const TRY_AGAIN: Duration = Duration::from_secs(30);
 
-/// When the status of a System was last written, by uid.
+/// When something was last done to a System, by uid.
 #[derive(Default)]
 pub struct Written {
     inner: Mutex<HashMap<String, Timestamp>>,
@@ -50,22 +50,20 @@ pub async fn apply_status(
     let old = system.status.clone().unwrap_or_default();
     // The hatch never waits for the numbers.
     let urgent = base != old;
-    let (status, look_at, news) = if ctx.synced() {
+    let Upkeep { status, look_at, busy, news } = if ctx.synced() {
         let pools = observe_pools(ctx, system);
         let namespace = system.namespace().unwrap_or_default();
-        let Upkeep { status, look_at, news } =
-            ctx.books.with(&namespace, |books| plan(system, base, books, &pools, now));
-        (status, look_at, news)
+        ctx.books.with(&namespace, |books| plan(system, base, books, &pools, now))
     } else {
-        (base, Some(now), Vec::new())
+        Upkeep { status: base, look_at: Some(now), busy: false, news: Vec::new() }
     };
     let uid = Cached::uid(system).to_string();
     let spacing = if urgent {
         Duration::ZERO
-    } else if is_more_than_numbers(&old, &status) {
-        WRITE_EVERY
-    } else {
+    } else if busy && !is_more_than_numbers(&old, &status) {
         COUNTERS_EVERY
+    } else {
+        WRITE_EVERY
     };
     let again = look_at.map(|at| until(at, now).max(Duration::from_millis(100)));
     if status == old {
@@ -80,7 +78,10 @@ pub async fn apply_status(
         ctx.systems.wrote(written);
         for (reason, message) in news {
             tracing::info!(reason, message, "system condition set");
-            ctx.events.warn(system, reason, &message);
+            // The end of a cycle is no cause for concern.
+            if reason != condition::CYCLE_ENDED {
+                ctx.events.warn(system, reason, &message);
+            }
         }
     }
     Ok(again)
@@ -116,6 +117,9 @@ pub async fn remove_finished(ctx: &Context, system: &System) -> Result<Option<Du
         return Ok(None);
     }
     let (namespace, now) = (system.namespace().unwrap_or_default(), ctx.now());
+    if let Some(wait) = left(ctx.removals.at(Cached::uid(system)), REMOVE_EVERY, now) {
+        return Ok(Some(wait));
+    }
     let settings = &system.spec.retention;
     // Stores and mirror are asked outside the lock of the books, which the stores' listeners take.
     let Removals { mut runs, mut tasks, look_at } =
@@ -126,6 +130,9 @@ pub async fn remove_finished(ctx: &Context, system: &System) -> Result<Option<Du
     runs.retain(|run| may_go(ctx, &namespace, run));
     runs.truncate(REMOVED_AT_ONCE.saturating_sub(tasks.len()));
     let removed = runs.len() + tasks.len();
+    if removed > 0 {
+        ctx.removals.note(Cached::uid(system), now);
+    }
     for task in &tasks {
         ctx.writer.delete::<Task>(&namespace, &task.name, &task.uid, None).await?;
     }

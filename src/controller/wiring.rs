@@ -439,8 +439,8 @@ mod tests {
     #[tokio::test]
     async fn what_becomes_of_a_child_wakes_its_parent() {
         let (queues, (facts, _kept)) = (Queues::default(), tokio::sync::mpsc::unbounded_channel());
-        let wiring =
-            Arc::new(Wiring::new(queues.clone(), facts, None, Arc::new(Busy::default()), Metrics::default()));
+        let receivers = Receivers { facts, mirror: None, busy: Arc::default(), books: Arc::default() };
+        let wiring = Arc::new(Wiring::new(queues.clone(), receivers, Metrics::default()));
         let mut child = Task::new("fix-rw1-x7k2", crate::crd::TaskSpec::default());
         child.metadata.namespace = Some("ns".into());
         wiring.wake_parent(&child);

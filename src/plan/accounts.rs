@@ -359,7 +359,8 @@ fn node(task: &Task, phase: TaskPhase) -> TaskNode {
         name: task.name_any(),
         ended: phase.is_terminal().then(|| last.or(created).unwrap_or(Timestamp::MIN)),
         ours: label(labels::CREATED_BY).is_some(),
-        dependencies: task.spec.dependencies.clone(),
+        // An ended Task needs nobody.
+        dependencies: if phase.is_terminal() { Vec::new() } else { task.spec.dependencies.clone() },
         superseded_by: status.map(|status| status.superseded_by.clone()).unwrap_or_default(),
         parent: label(labels::PARENT).unwrap_or_default(),
     }

@@ -455,3 +455,46 @@ fn what_a_merge_meets_has_its_code_and_no_class_of_the_task_s_own_failures() {
     pod.containers = vec![ended(container::CHECKOUT, 30, "Error", &moved)];
     assert_eq!(of_pod(&run, &pod, false, at(30)).code, code::REVIEW_HEAD_MOVED);
 }
+
+/// The original cancelled whatever ran for 15 minutes; here the timebox counts, and only a Pod that
+/// outlives its own deadline is ended, as flaky.
+#[test]
+fn a_run_is_not_ended_after_a_quarter_of_an_hour_but_beyond_its_deadline_as_flaky_c93() {
+    let (task, run) = running("a");
+    let pod = pod_of(&run);
+    let plan = decide(&run, Some(&task), Some(&system()), PodView::Present(&pod), 15 * 60 + 1);
+    assert_eq!(plan, RunPlan::Wait { until: None, show: None });
+    let mut over = pod_of(&run);
+    over.phase = PodPhase::Failed;
+    over.reason = "DeadlineExceeded".into();
+    over.containers = vec![ended(container::AGENT, 143, "Error", "")];
+    let verdict = of_pod(&run, &over, false, at(9000));
+    assert_eq!((verdict.phase, verdict.class), (RunPhase::Failed, Some(FailureClass::Flaky)));
+}
+
+#[test]
+fn an_agent_that_was_killed_or_ran_out_of_memory_counts_as_crashed_and_no_other() {
+    use crate::crd::restart::AgentCrash;
+    let (_, run) = running("a");
+    let failed = ContainerResult::failure(Outcome::Failed, "model_or_unknown_failure", "no result");
+    let crash = |exit: i32, reason: &str, change: &dyn Fn(&mut PodFacts)| {
+        let mut pod = pod_with(&run, &failed);
+        pod.containers[1] = ended(container::AGENT, exit, reason, "");
+        change(&mut pod);
+        of_pod(&run, &pod, false, now()).agent_crash
+    };
+    assert_eq!(crash(137, "Error", &|_| {}), Some(AgentCrash::Killed));
+    assert_eq!(crash(137, "OOMKilled", &|_| {}), Some(AgentCrash::OutOfMemory));
+    assert_eq!(crash(0, "Completed", &|_| {}), None, "a failure is no crash");
+    assert_eq!(crash(1, "Error", &|_| {}), None);
+    let disrupted = |pod: &mut PodFacts| {
+        pod.containers.pop();
+        pod.disruption = Some("DeletionByTaintManager".into());
+    };
+    assert_eq!(crash(137, "Error", &disrupted), None, "the cluster's doing is not the agent's");
+    let mut cancelled = pod_with(&run, &failed);
+    cancelled.containers = vec![ended(container::AGENT, 137, "Error", "")];
+    assert_eq!(of_pod(&run, &cancelled, true, now()).agent_crash, None);
+    let verdict = of_pod(&run, &cancelled, false, now());
+    assert_eq!(verdict.status(&run, 1).agent_crash, Some(AgentCrash::Killed));
+}

@@ -19,7 +19,7 @@ use crate::crd::{Condition, Role, System, SystemStatus, set_condition};
 
 /// Least time between two writes of the status (design, rule 3.12).
 pub const WRITE_EVERY: Duration = Duration::from_secs(1);
-/// Least time between two writes that bring nothing but newer numbers.
+/// Least time between two writes that bring nothing but newer numbers, while there is more to come.
 pub const COUNTERS_EVERY: Duration = Duration::from_secs(10);
 
 /// A pool as far as anomalies are concerned.
@@ -37,6 +37,8 @@ pub struct PoolView {
 pub struct Upkeep {
     pub status: SystemStatus,
     pub look_at: Option<Timestamp>,
+    /// Runs are in progress: their numbers will follow.
+    pub busy: bool,
     /// Sentences for the log and for Events: a cycle has ended, an anomaly has appeared.
     pub news: Vec<(&'static str, String)>,
 }
@@ -77,7 +79,8 @@ pub fn plan(
     let next_look = watched.then(|| add(now, system.spec.self_heal.interval()));
     let look_at = [turn_at, reset_at, next_look].into_iter().flatten().filter(|at| *at > now).min();
     let news = news(&before, &status.conditions);
-    Upkeep { status, look_at, news }
+    let busy = books.busy_since().is_some();
+    Upkeep { status, look_at, busy, news }
 }
 
 /// Whether `new` says more than newer numbers.

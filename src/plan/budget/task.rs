@@ -3,6 +3,7 @@
 //! Executors report tokens at their end only, so a Run in progress is not ended: a Task exceeds its
 //! budget by at most one Run.
 
+use crate::crd::budget::Budgets;
 use crate::crd::task::condition;
 use crate::crd::{BlockReason, Next, NextKind, Run, TaskPhase, TaskStatus};
 use crate::plan::task::status::{enter, mark};
@@ -13,17 +14,23 @@ use crate::plan::task::{Observed, TaskPlan, requeue};
 const REASON: &str = "TaskBudget";
 
 /// Tokens that the ended Runs of a Task have used.
-fn used(runs: &[&Run]) -> i64 {
-    runs.iter()
+fn used<'a>(runs: impl IntoIterator<Item = &'a Run>) -> i64 {
+    runs.into_iter()
         .filter_map(|run| run.status.as_ref()?.tokens)
         .fold(0i64, |sum, tokens| sum.saturating_add(tokens.total.max(0)))
+}
+
+/// Whether the ended Runs of a Task have used its budget up: no further attempt is admitted. Reviews of
+/// what it has achieved are.
+pub fn is_spent<'a>(budgets: &Budgets, status: &TaskStatus, runs: impl IntoIterator<Item = &'a Run>) -> bool {
+    waits_for_attempt(status) && budgets.per_task.is_some_and(|limit| used(runs) >= limit)
 }
 
 /// Holds a plan within `budgets.perTask`: a Task that would wait for another attempt waits for a
 /// person instead while its budget is used up, and goes on once it no longer is.
 pub fn within(o: &Observed, plan: TaskPlan) -> TaskPlan {
     let limit = o.system.budgets.per_task;
-    let used = used(o.runs);
+    let used = used(o.runs.iter().copied());
     let exceeded = limit.filter(|limit| used >= *limit);
     let present = o.task.status.clone().unwrap_or_default();
     match (plan, exceeded) {

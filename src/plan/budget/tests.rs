@@ -182,6 +182,14 @@ fn a_task_that_waits_already_is_held_when_the_budget_is_lowered() {
     task.status = Some(*status);
     let TaskPlan::Write(status) = decide(&task, &[&run], Some(10), 22) else { panic!("it is held") };
     assert_eq!(status.block_reason, Some(BlockReason::NeedsRework));
+    let spent = |task: &Task, per_task| {
+        let budgets = Budgets { per_task, ..Budgets::default() };
+        is_spent(&budgets, task.status.as_ref().unwrap(), [&run])
+    };
+    assert!(spent(&task, Some(500)) && !spent(&task, Some(501)) && !spent(&task, None));
+    task.status.as_mut().unwrap().block_reason = Some(BlockReason::AwaitingJudge);
+    task.status.as_mut().unwrap().phase = TaskPhase::Blocked;
+    assert!(!spent(&task, Some(500)), "what it has achieved is reviewed");
 }
 
 #[test]
@@ -196,4 +204,20 @@ fn a_task_that_has_not_run_or_has_succeeded_is_not_held() {
     (status.phase, status.failure_class) = (RunPhase::Success, None);
     let TaskPlan::Write(status) = decide(&task, &[&run], Some(1), 21) else { panic!("it ended") };
     assert_eq!(status.phase, TaskPhase::Done);
+}
+
+#[test]
+fn a_task_that_waits_for_a_provider_is_held_but_not_one_that_waits_for_a_review() {
+    let (mut task, mut run) = running("a");
+    ended(&mut run, 500);
+    let status = run.status.as_mut().unwrap();
+    status.failure_code = "quota_failure".into();
+    let TaskPlan::Write(status) = decide(&task, &[&run], None, 21) else { panic!("it ended") };
+    assert_eq!(status.block_reason, Some(BlockReason::QuotaWait));
+    task.status = Some(*status);
+    let TaskPlan::Write(status) = decide(&task, &[&run], Some(10), 22) else { panic!("it is held") };
+    assert_eq!(status.block_reason, Some(BlockReason::NeedsRework));
+    let reviewed = task.status.as_mut().unwrap();
+    (reviewed.block_reason, reviewed.retry_at) = (Some(BlockReason::AwaitingJudge), None);
+    let TaskPlan::Wait { until: _ } = decide(&task, &[&run], Some(10), 22) else { panic!("it is not") };
 }

@@ -32,6 +32,7 @@ impl World {
             confirmed: true,
             system: &self.system,
             children: &children,
+            orders: crate::plan::task::Orders::default(),
             now,
         })
     }
@@ -220,6 +221,7 @@ fn a_child_whose_name_is_taken_leaves_the_task_to_a_person() {
         confirmed: true,
         system: &world.system,
         children: &[],
+        orders: crate::plan::task::Orders::default(),
         now: at(21),
     };
     let refused = child_refused(&observed, &status, &tasks[0].name_any());

@@ -106,6 +106,7 @@ impl World {
             confirmed: true,
             system: &self.system,
             children: &children,
+            orders: crate::plan::task::Orders::default(),
             now: self.now,
         })
     }
