@@ -9,9 +9,11 @@ pub mod dispatch;
 pub mod fixtures;
 pub mod judge;
 pub mod lanes;
+pub mod planner;
 pub mod policy;
 pub mod priority;
 pub mod quota;
+pub mod replan;
 pub mod run;
 #[cfg(test)]
 mod run_tests;
