@@ -9,6 +9,7 @@ pub mod logs;
 pub mod mirror;
 pub mod mirror_intake;
 pub mod operator;
+pub mod planner;
 pub mod pool;
 pub mod probes;
 pub mod queue;

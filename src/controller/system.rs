@@ -6,7 +6,9 @@ use kube::api::{Api, ListParams};
 use kube::{Client, ResourceExt};
 
 use super::context::Context;
+use super::planner;
 use super::queue::Action;
+use super::run::until;
 use crate::cluster::{Error, Key};
 use crate::crd::{HatchState, RuntimeHatch, System, SystemStatus, set_condition};
 
@@ -41,12 +43,15 @@ pub async fn reconcile(ctx: Arc<Context>, key: Key) -> Result<Action, Error> {
             ctx.stop.cancel();
         }
         Some(term) => {
-            let status = plan_status(&system, term, ctx.now());
+            let now = ctx.now();
+            let mut status = plan_status(&system, term, now);
+            let again = planner::step(&ctx, &system, &mut status, now).await?;
             if let Some(written) =
                 ctx.writer.patch_status(system.as_ref(), system.status.as_ref(), &status).await?
             {
                 ctx.systems.wrote(written);
             }
+            return Ok(again.map_or(Action::Await, |at| Action::After(until(at, now))));
         }
     }
     Ok(Action::Await)

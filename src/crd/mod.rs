@@ -8,6 +8,7 @@ pub mod duration;
 pub mod judge;
 pub mod labels;
 pub mod names;
+pub mod planner;
 pub mod pod;
 pub mod pool;
 pub mod run;

@@ -9,6 +9,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::planner::PlanTarget;
 use super::pool::{Executor, ImagePullPolicy, Resources, Role};
 use super::task::{RiskLevel, TaskContext};
 use super::{Condition, GoDuration};
@@ -108,6 +109,9 @@ pub struct RunSpec {
     /// For purposes Judge and Merge: what is reviewed or merged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub review: Option<ReviewTarget>,
+    /// For purpose Plan: what is planned from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<PlanTarget>,
     pub inputs: RunInputs,
     pub repository: RunRepository,
     pub template: RunTemplate,

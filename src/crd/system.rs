@@ -7,6 +7,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::planner::{PlannerSettings, PlannerStatus};
 use super::run::SecretRef;
 use super::{Condition, GoDuration, judge::JudgeSettings};
 
@@ -52,6 +53,9 @@ pub struct SystemSpec {
     /// Review and merge of what agents push.
     #[serde(default)]
     pub judge: JudgeSettings,
+    /// Whether and from what Tasks are planned.
+    #[serde(default)]
+    pub planner: PlannerSettings,
 }
 
 /// Whether Runs may start.
@@ -262,6 +266,9 @@ pub struct SystemStatus {
     pub stopped: Vec<String>,
     /// Leadership term: raised by each new leader; creates of an older term are refused.
     pub term: i64,
+    /// Where planning stands; absent until it is first enabled.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub planner: Option<PlannerStatus>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub conditions: Vec<Condition>,
@@ -274,6 +281,8 @@ pub mod condition {
     pub const READY: &str = "Ready";
     /// True while a token budget is used up: nothing new is started.
     pub const BUDGET_EXCEEDED: &str = "BudgetExceeded";
+    /// True while a plan is made; False with what keeps the next one from being made.
+    pub const PLANNER: &str = "Planner";
 }
 
 /// Names of the components that can be stopped and started besides agents.

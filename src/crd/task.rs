@@ -5,7 +5,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Condition, GoDuration, judge::JudgeStatus, pool::Role};
+use super::{Condition, GoDuration, judge::JudgeStatus, pool::Role, run::Purpose};
 
 /// Default of `spec.timebox`.
 pub const DEFAULT_TIMEBOX_SECS: u64 = 3600;
@@ -30,6 +30,8 @@ pub const MAX_TRANSITIONS: usize = 20;
     validation = Rule::new("!self.metadata.name.contains('.')").message("name: must not contain '.', use lower case letters, digits and '-'"),
     validation = Rule::new("!has(self.spec.dependencies) || !(self.metadata.name in self.spec.dependencies)").message("spec.dependencies: a Task must not depend on itself, remove its own name"),
     validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.phase) || !(oldSelf.status.phase in ['Done', 'Cancelled']) || self.spec == oldSelf.spec").message("spec: the Task has ended (Done or Cancelled) and cannot be edited, create a new Task"),
+    validation = Rule::new("!has(self.spec.role) || self.spec.role != 'Judge'").message("spec.role: must not be Judge, reviews are started for Tasks of the other roles"),
+    validation = Rule::new("(has(self.spec.role) && self.spec.role == 'Planner') == (has(self.spec.kind) && self.spec.kind == 'plan')").message("spec.kind: role Planner goes with kind plan, and kind plan with role Planner"),
     printcolumn(name = "Status", type_ = "string", json_path = ".status.phase"),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.blockReason"),
     printcolumn(name = "Lane", type_ = "string", json_path = ".status.effective.lane"),
@@ -121,6 +123,20 @@ pub struct TaskSpec {
     /// True cancels the Task for good.
     #[serde(default)]
     pub cancel: bool,
+}
+
+/// Kind of the Tasks that turn a requirement into Tasks.
+pub const KIND_PLAN: &str = "plan";
+
+impl Task {
+    /// What the next attempt at this Task is for.
+    pub fn purpose(&self) -> Purpose {
+        if self.spec.role == Role::Planner && self.spec.kind == KIND_PLAN {
+            Purpose::Plan
+        } else {
+            Purpose::Execute
+        }
+    }
 }
 
 fn default_kind() -> String {

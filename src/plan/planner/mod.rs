@@ -13,6 +13,7 @@ pub mod output;
 pub mod paths;
 pub mod requirement;
 pub mod role;
+pub mod start;
 #[cfg(test)]
 mod tests;
 
@@ -38,9 +39,6 @@ const NAME_HASH: usize = 8;
 const MAX_WARNING: usize = 200;
 /// Most warnings that are kept.
 const MAX_WARNINGS: usize = 50;
-
-/// Kind of a Task that plans.
-pub const KIND: &str = "plan";
 
 /// One task of a plan.
 #[derive(Clone, Debug, Default, PartialEq)]
