@@ -33,7 +33,7 @@ enum Step {
     Alive(Alive),
     /// The mock executor, started by `execute`.
     #[command(hide = true)]
-    Mock(Common),
+    Mock(Mock),
 }
 
 #[derive(Args)]
@@ -62,6 +62,18 @@ struct Execute {
     /// Time for one verification command.
     #[arg(long, default_value = execute::COMMAND_LIMIT, value_parser = duration)]
     command_limit: Duration,
+}
+
+#[derive(Args)]
+struct Mock {
+    #[command(flatten)]
+    common: Common,
+    /// The change under review.
+    #[arg(long, env = "OPENTIGER_REVIEW")]
+    review: Option<PathBuf>,
+    /// Where the verdict goes.
+    #[arg(long, env = "OPENTIGER_VERDICT")]
+    verdict: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -100,7 +112,7 @@ fn main() -> ExitCode {
         }
         Step::Publish(common) => report(&common, |inputs| block_on(publish(inputs))),
         Step::Alive(flags) => alive(&flags),
-        Step::Mock(common) => mock(&common).unwrap_or_else(|error| {
+        Step::Mock(flags) => mock(&flags).unwrap_or_else(|error| {
             eprintln!("[opentiger] {error:#}");
             ExitCode::FAILURE
         }),
@@ -191,8 +203,12 @@ fn alive(flags: &Alive) -> ExitCode {
     }
 }
 
-fn mock(common: &Common) -> anyhow::Result<ExitCode> {
-    let inputs = read_inputs(common)?;
+fn mock(flags: &Mock) -> anyhow::Result<ExitCode> {
+    let inputs = read_inputs(&flags.common)?;
+    let review = match (&flags.review, &flags.verdict) {
+        (Some(bundle), Some(verdict)) => Some(execute::mock::Review { bundle, verdict }),
+        (Some(_) | None, _) => None,
+    };
     let mock = inputs.spec.template.executor.mock.as_ref().context("the run has no mock executor")?;
-    execute::mock::play(&inputs, mock).map(ExitCode::from).context("failed to play the mock executor")
+    execute::mock::play(&inputs, mock, review).map(ExitCode::from).context("failed to play the mock executor")
 }

@@ -1,4 +1,6 @@
-//! The Pod of a Run: init `checkout`, containers `agent` and `publish` (design, section 5).
+//! The Pod of a Run: init `checkout`, containers `agent` and `publish` (design, section 5). What there
+//! is depends on the purpose: a merge has no agent and no workspace; the `publish` of a review has no
+//! git credentials and does not see the workspace, because its verdict needs neither.
 //!
 //! The container that runs the model or the repository's code mounts no git credentials, no
 //! service-account token and not the trusted clone; the one that pushes mounts the workspace
@@ -20,7 +22,7 @@ use kube::api::ObjectMeta;
 
 use super::run::run_labels;
 use crate::crd::wire::{self, container, path};
-use crate::crd::{GoDuration, Run, RunSpec, labels};
+use crate::crd::{GoDuration, Purpose, Run, RunSpec, labels};
 
 /// One uid, gid and fsGroup for the whole Pod.
 const USER: i64 = 65532;
@@ -63,7 +65,7 @@ pub fn build_pod(run: &Run, runner: &RunnerImage, term: i64) -> Result<Pod, Buil
     let annotations = [
         (labels::INPUTS, inputs),
         (labels::AREAS, spec.target_areas.join("\n")),
-        ("kubectl.kubernetes.io/default-container", container::AGENT.into()),
+        ("kubectl.kubernetes.io/default-container", container::main(spec.purpose).into()),
         ("sidecar.istio.io/inject", "false".into()),
         ("cluster-autoscaler.kubernetes.io/safe-to-evict", "false".into()),
         ("karpenter.sh/do-not-disrupt", "true".into()),
@@ -135,14 +137,21 @@ fn pod_spec(spec: &RunSpec, runner: &RunnerImage) -> PodSpec {
                 .collect()
         }),
         init_containers: Some(vec![checkout(spec, runner)]),
-        containers: vec![agent(spec), publish(spec, runner)],
+        containers: match spec.purpose {
+            Purpose::Execute | Purpose::Judge | Purpose::Plan => vec![agent(spec), publish(spec, runner)],
+            Purpose::Merge => vec![publish(spec, runner)],
+        },
         volumes: Some(volumes(spec)),
         ..PodSpec::default()
     }
 }
 
-/// `activeDeadlineSeconds`: a bound on the whole Pod, beyond the timebox that the runner keeps.
+/// `activeDeadlineSeconds`: a bound on the whole Pod, beyond the timebox that the runner keeps. A merge
+/// has no agent and so no timebox.
 pub fn deadline_seconds(spec: &RunSpec) -> i64 {
+    if spec.purpose == Purpose::Merge {
+        return DEADLINE_START_SECS + DEADLINE_PUBLISH_SECS;
+    }
     let timebox = GoDuration::or(Some(&spec.inputs.timebox), Duration::from_secs(3600)).as_secs();
     let commands = i64::try_from(spec.inputs.commands.len()).unwrap_or(50);
     DEADLINE_START_SECS
@@ -151,15 +160,23 @@ pub fn deadline_seconds(spec: &RunSpec) -> i64 {
         + DEADLINE_PUBLISH_SECS
 }
 
+fn has_agent(spec: &RunSpec) -> bool {
+    container::of(spec.purpose).contains(&container::AGENT)
+}
+
 fn checkout(spec: &RunSpec, runner: &RunnerImage) -> Container {
     let mut mounts = vec![
-        mount("opentiger", path::BIN, false),
         mount("repo", path::BARE, false),
-        mount("workspace", path::WORKSPACE, false),
-        mount("exchange", path::EXCHANGE, false),
         mount("inputs", "/inputs", true),
         mount("scratch", "/tmp", false),
     ];
+    if has_agent(spec) {
+        mounts.extend([
+            mount("opentiger", path::BIN, false),
+            mount("workspace", path::WORKSPACE, false),
+            mount("exchange", path::EXCHANGE, false),
+        ]);
+    }
     mounts.extend(credentials_mount(spec));
     Container {
         name: container::CHECKOUT.into(),
@@ -223,12 +240,18 @@ fn agent(spec: &RunSpec) -> Container {
 fn publish(spec: &RunSpec, runner: &RunnerImage) -> Container {
     let mut mounts = vec![
         mount("repo", path::BARE, false),
-        mount("workspace", path::WORKSPACE, true),
-        mount("exchange", path::EXCHANGE, true),
         mount("inputs", "/inputs", true),
         mount("scratch", "/tmp", false),
     ];
-    mounts.extend(credentials_mount(spec));
+    match spec.purpose {
+        Purpose::Execute | Purpose::Plan => {
+            mounts.push(mount("workspace", path::WORKSPACE, true));
+            mounts.push(mount("exchange", path::EXCHANGE, true));
+            mounts.extend(credentials_mount(spec));
+        }
+        Purpose::Judge => mounts.push(mount("exchange", path::EXCHANGE, true)),
+        Purpose::Merge => mounts.extend(credentials_mount(spec)),
+    }
     Container {
         name: container::PUBLISH.into(),
         image: Some(runner.image.clone()),
@@ -244,12 +267,7 @@ fn publish(spec: &RunSpec, runner: &RunnerImage) -> Container {
 
 fn volumes(spec: &RunSpec) -> Vec<Volume> {
     let mut volumes = vec![
-        empty_dir("opentiger", "128Mi"),
         empty_dir("repo", "8Gi"),
-        empty_dir("workspace", "16Gi"),
-        empty_dir("exchange", "16Mi"),
-        empty_dir("home", "4Gi"),
-        empty_dir("tmp", "4Gi"),
         empty_dir("scratch", "4Gi"),
         Volume {
             name: "inputs".into(),
@@ -267,6 +285,15 @@ fn volumes(spec: &RunSpec) -> Vec<Volume> {
             ..Volume::default()
         },
     ];
+    if has_agent(spec) {
+        volumes.extend([
+            empty_dir("opentiger", "128Mi"),
+            empty_dir("workspace", "16Gi"),
+            empty_dir("exchange", "16Mi"),
+            empty_dir("home", "4Gi"),
+            empty_dir("tmp", "4Gi"),
+        ]);
+    }
     volumes.extend(spec.repository.credentials_secret_ref.as_ref().map(|secret| Volume {
         name: "git-credentials".into(),
         secret: Some(SecretVolumeSource {

@@ -76,7 +76,9 @@ async fn kept(ctx: &Context, run: &Run, pod: &PodFacts) -> bool {
     }
     let uid = run.uid().unwrap_or_default();
     let client = ctx.writer.client();
-    match logs::archive(client, database, &pod.namespace, &uid, &pod.name, &container::ALL).await {
+    match logs::archive(client, database, &pod.namespace, &uid, &pod.name, container::of(run.spec.purpose))
+        .await
+    {
         Ok(()) => true,
         Err(error) => {
             if matches!(error, logs::Error::Store { .. }) {

@@ -200,6 +200,12 @@ pub enum ExecutorType {
 }
 
 /// A program run in the checkout, without a shell.
+///
+/// In a Pool of role Judge the checkout holds the commit under review. The environment variable
+/// `OPENTIGER_REVIEW` names a JSON file with the goal, the changed files with their line counts and the
+/// path of the change as a patch. The program writes its verdict as JSON to the file that
+/// `OPENTIGER_VERDICT` names: `{"pass": bool, "confidence": 0..1 or percent, "issues": [{"severity":
+/// "error|warning|info", "message", "file", "line"}], "summary"}`, and ends with exit code 0.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct CommandExecutor {
@@ -220,7 +226,9 @@ pub struct MockExecutor {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("self.matches('^([0-9]+([.][0-9]+)?(ms|s|m|h))+$')").message("delay: must be a duration such as 30s"))]
     pub delay: Option<GoDuration>,
-    /// Attempts up to this ordinal have the outcome, later ones succeed. Absent: every attempt.
+    /// Attempts up to this ordinal have the outcome, later ones succeed. Absent: every attempt. The
+    /// ordinal of a review is its Run's attempt plus the earlier reviews of that attempt, so that
+    /// `Reject` with 1 asks once for changes and approves the next attempt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1000))]
     pub first_attempts: Option<i32>,
@@ -237,7 +245,7 @@ pub struct MockExecutor {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub failure_code: Option<String>,
-    /// For `Fail` and `Quota`: the message.
+    /// For `Fail`, `Quota` and `Reject`: the message.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
     pub message: Option<String>,
@@ -250,9 +258,11 @@ pub struct MockExecutor {
 /// What a Mock executor does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum MockOutcome {
-    /// Writes the file and ends well.
+    /// Writes the file and ends well; as a reviewer it approves.
     #[default]
     Succeed,
+    /// As a reviewer it asks for changes; in any other Run it does as `Succeed`.
+    Reject,
     /// Ends with the failure code.
     Fail,
     /// Reports a provider limit.

@@ -5,7 +5,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::run::{ReviewResult, RunSpec, TokenUsage};
+use super::run::{Purpose, ReviewResult, RunSpec, TokenUsage};
 
 /// Version of [`Inputs`] and [`ContainerResult`].
 pub const SCHEMA_VERSION: u32 = 1;
@@ -17,8 +17,17 @@ pub const MAX_SUMMARY_BYTES: usize = 1536;
 /// Largest input document, in bytes.
 pub const MAX_INPUTS_BYTES: usize = 128 * 1024;
 
+/// Shortest that `summary` becomes before a review's findings are cut, in bytes.
+const MIN_SUMMARY_BYTES: usize = 192;
+/// Longest finding of a review, in characters; there are at most [`MAX_FINDINGS`].
+pub const MAX_FINDING_CHARS: usize = 200;
+/// Most findings of a review.
+pub const MAX_FINDINGS: usize = 8;
+
 /// Containers of a Run's Pod.
 pub mod container {
+    use super::Purpose;
+
     /// Init container: clones the repository.
     pub const CHECKOUT: &str = "checkout";
     /// Runs the executor and the verification commands, in the pool's image.
@@ -27,6 +36,22 @@ pub mod container {
     pub const PUBLISH: &str = "publish";
     /// All of them, in order.
     pub const ALL: [&str; 3] = [CHECKOUT, AGENT, PUBLISH];
+
+    /// Those that the Pod of a Run has, in order. A merge needs no agent.
+    pub fn of(purpose: Purpose) -> &'static [&'static str] {
+        match purpose {
+            Purpose::Execute | Purpose::Judge | Purpose::Plan => &ALL,
+            Purpose::Merge => &[CHECKOUT, PUBLISH],
+        }
+    }
+
+    /// The one that does the work: once it has started, the Run has.
+    pub fn main(purpose: Purpose) -> &'static str {
+        match purpose {
+            Purpose::Execute | Purpose::Judge | Purpose::Plan => AGENT,
+            Purpose::Merge => PUBLISH,
+        }
+    }
 }
 
 /// Paths inside the Pod.
@@ -43,6 +68,12 @@ pub mod path {
     pub const WORKSPACE: &str = "/workspace";
     /// Working clone.
     pub const CHECKOUT: &str = "/workspace/repo";
+    /// What a reviewing agent is given: [`REVIEW_FILE`] and the change as a patch.
+    pub const REVIEW: &str = "/workspace/review";
+    /// Name of the description of the change in [`REVIEW`].
+    pub const REVIEW_FILE: &str = "review.json";
+    /// Name of the file in [`EXCHANGE`] in which a reviewing agent leaves its verdict.
+    pub const VERDICT_FILE: &str = "verdict.json";
     /// Rendezvous and result between `agent` and `publish`.
     pub const EXCHANGE: &str = "/exchange";
     /// Git credentials; mounted in `checkout` and `publish` only.
@@ -133,17 +164,25 @@ impl ContainerResult {
         Self { failure_code: Some(code.into()), summary: summary.into(), ..Self::new(outcome) }
     }
 
-    /// The message as it is written: JSON within [`MAX_RESULT_BYTES`], the summary cut where needed.
+    /// The message as it is written: JSON within [`MAX_RESULT_BYTES`]. Where needed the summary is cut
+    /// first, then the findings of a review, then both go.
     pub fn to_message(&self) -> String {
         let mut result = self.clone();
-        let mut budget = MAX_SUMMARY_BYTES;
+        let (mut summary, mut finding) = (MAX_SUMMARY_BYTES, MAX_FINDING_CHARS);
         loop {
-            result.summary = cut(&self.summary, budget);
+            result.summary = cut(&self.summary, summary);
+            if let (Some(review), Some(whole)) = (&mut result.review, &self.review) {
+                review.findings = shortened(&whole.findings, finding);
+            }
             let text = serde_json::to_string(&result).unwrap_or_default();
-            if text.len() <= MAX_RESULT_BYTES || budget == 0 {
+            if text.len() <= MAX_RESULT_BYTES || (summary == 0 && finding == 0) {
                 return text;
             }
-            budget /= 2;
+            if summary > MIN_SUMMARY_BYTES || finding == 0 {
+                summary /= 2;
+            } else {
+                finding = finding * 3 / 4;
+            }
         }
     }
 
@@ -152,6 +191,12 @@ impl ContainerResult {
         let result: Self = serde_json::from_str(text).ok()?;
         (result.schema_version == SCHEMA_VERSION).then_some(result)
     }
+}
+
+/// The first [`MAX_FINDINGS`] findings with at most `chars` characters each.
+fn shortened(findings: &[String], chars: usize) -> Vec<String> {
+    let short = findings.iter().take(MAX_FINDINGS).map(|finding| finding.chars().take(chars).collect());
+    short.filter(|finding: &String| !finding.is_empty()).collect()
 }
 
 /// The first `bytes` bytes of `text`, cut at a character boundary.
@@ -176,6 +221,21 @@ mod tests {
             let back = ContainerResult::from_message(&text).expect("readable");
             assert_eq!(back.failure_code, result.failure_code);
             assert!(!back.summary.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_verdict_fits_whatever_its_findings_hold() {
+        for finding in ["x".repeat(4_000), "\u{1}\"\\".repeat(4_000), "ä🐯".repeat(3_000)] {
+            let mut result = ContainerResult::new(Outcome::Success);
+            result.summary = "s".repeat(3_000);
+            let review = ReviewResult { findings: vec![finding; 20], ..ReviewResult::default() };
+            result.review = Some(review);
+            let text = result.to_message();
+            assert!(text.len() <= MAX_RESULT_BYTES, "{}", text.len());
+            let review = ContainerResult::from_message(&text).and_then(|back| back.review).expect("kept");
+            assert_eq!(review.findings.len(), MAX_FINDINGS);
+            assert!(review.findings.iter().all(|f| !f.is_empty() && f.chars().count() <= MAX_FINDING_CHARS));
         }
     }
 

@@ -9,8 +9,9 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 
 use super::verdict::{self, Verdict};
+use crate::crd::judge::JudgeStage;
 use crate::crd::run::condition::POD_STARTED;
-use crate::crd::{ContainerState, GoDuration, PodFacts, Run, System, Task, wire};
+use crate::crd::{ContainerState, GoDuration, PodFacts, Purpose, Run, System, Task, TaskStatus, wire};
 
 /// Reasons of the condition `PodStarted`.
 pub mod reason {
@@ -127,7 +128,7 @@ pub fn plan_run(o: &Observed) -> RunPlan {
         PodView::Gone(_) if task.spec.cancel => {
             RunPlan::Finish(Box::new(Verdict::cancelled(o.now, "cancelled by spec.cancel")))
         }
-        PodView::Gone(pod) => RunPlan::Finish(Box::new(verdict::of_lost_pod(pod, o.now))),
+        PodView::Gone(pod) => RunPlan::Finish(Box::new(verdict::of_lost_pod(o.run, pod, o.now))),
     }
 }
 
@@ -146,11 +147,26 @@ fn claim(run: &Run, task: &Task) -> Claim {
     let name = run.metadata.name.as_deref().unwrap_or_default();
     if !status.phase.is_terminal() && status.current_run == name {
         Claim::Current
-    } else if !status.phase.is_terminal() && run.spec.attempt > status.attempts {
+    } else if !status.phase.is_terminal() && is_next(run, &status) {
         Claim::NotYet
     } else {
         Claim::Superseded
     }
+}
+
+/// Whether the Task will mark this Run as the one in progress: it is of the next attempt, or the next
+/// review or merge of the very result that the Task asks about.
+fn is_next(run: &Run, status: &TaskStatus) -> bool {
+    let (Some(review), Some(judge)) = (&run.spec.review, &status.judge) else {
+        return run.spec.review.is_none() && run.spec.attempt > status.attempts;
+    };
+    let asked = (&judge.run_uid, &judge.head_commit, &judge.policy_version);
+    let so_far = match run.spec.purpose {
+        Purpose::Merge => judge.merges,
+        Purpose::Judge | Purpose::Execute | Purpose::Plan => judge.reviews,
+    };
+    let same = (&review.run_uid, &review.head_commit, &review.policy_version) == asked;
+    same && judge.stage != JudgeStage::Settled && review.version > so_far
 }
 
 fn without_pod(o: &Observed, task: &Task) -> RunPlan {
@@ -208,7 +224,7 @@ fn with_pod(o: &Observed, task: &Task, pod: &PodFacts) -> RunPlan {
     if task.spec.cancel {
         return RunPlan::DeletePod { why: "cancelled by spec.cancel" };
     }
-    match not_started(pod) {
+    match not_started(o.run, pod) {
         None if shown_as_not_started(o.run) => RunPlan::ShowStarted,
         None => RunPlan::WAIT,
         Some(waiting) => starting(o, pod, waiting),
@@ -241,9 +257,9 @@ struct Waiting {
     hopeless: bool,
 }
 
-/// `None` once the agent container runs or has ended.
-fn not_started(pod: &PodFacts) -> Option<Waiting> {
-    match pod.container(wire::container::AGENT) {
+/// `None` once the container that does the work runs or has ended.
+fn not_started(run: &Run, pod: &PodFacts) -> Option<Waiting> {
+    match pod.container(wire::container::main(run.spec.purpose)) {
         Some(ContainerState::Running { started: _ } | ContainerState::Terminated(_)) => return None,
         Some(ContainerState::Waiting { reason: _, message: _ }) | None => {}
     }

@@ -343,7 +343,7 @@ fn what_the_kubelet_says_decides_when_there_is_no_result() {
 #[test]
 fn a_pod_deleted_by_hand_costs_no_attempt() {
     let (_, run) = running("a");
-    let verdict = of_lost_pod(&pod_of(&run), at(9));
+    let verdict = of_lost_pod(&run, &pod_of(&run), at(9));
     assert_eq!((verdict.class, verdict.code.as_str()), (Some(FailureClass::Infra), code::POD_LOST));
     assert_eq!(run.name_any(), "a-".to_string() + &names::uid_hash("uid-a") + "-r1");
 }

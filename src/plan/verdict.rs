@@ -5,14 +5,16 @@ use jiff::Timestamp;
 
 use super::classify;
 use super::run::reason;
+use crate::crd::run::ReviewResult;
 use crate::crd::run::condition::POD_STARTED;
 use crate::crd::wire::{ContainerResult, Outcome, container};
 use crate::crd::{
-    ContainerFacts, ContainerState, FailureClass, PodFacts, PodPhase, Run, RunPhase, RunStatus, Terminated,
-    TokenUsage,
+    ContainerFacts, ContainerState, FailureClass, PodFacts, PodPhase, Purpose, Run, RunPhase, RunStatus,
+    Terminated, TokenUsage,
 };
 
-/// Failure codes of faults that no runner reports.
+/// Failure codes that `plan::classify` does not know: of faults that no runner reports, and of reviews
+/// and merges.
 pub mod code {
     /// The Pod vanished while it ran.
     pub const POD_LOST: &str = "pod_lost";
@@ -24,6 +26,26 @@ pub mod code {
     pub const INPUTS_TOO_LARGE: &str = "inputs_too_large";
     /// Clone or push failed for reasons outside the Task.
     pub const INFRA: &str = "infrastructure_fault";
+    /// The branch under review has another head than the one that was asked about.
+    pub const REVIEW_HEAD_MOVED: &str = "review_head_moved";
+    /// The reviewing agent ended well, but left no verdict that can be read.
+    pub const REVIEW_NO_VERDICT: &str = "review_no_verdict";
+    /// Base and branch have changed the same places.
+    pub const MERGE_CONFLICT: &str = "merge_conflict";
+    /// The base branch moved again and again while it was merged into.
+    pub const MERGE_BASE_MOVED: &str = "merge_base_moved";
+    /// The server does not let us push to the base branch.
+    pub const MERGE_REFUSED: &str = "merge_refused";
+}
+
+/// Class of a failure. What a merge meets says nothing about the Task's own work and has no class, so
+/// that no limit of a class can count it; who decides about it reads the code.
+fn class_of(code: &str, summary: &str) -> Option<FailureClass> {
+    match code {
+        code::REVIEW_HEAD_MOVED | code::MERGE_CONFLICT | code::MERGE_BASE_MOVED | code::MERGE_REFUSED => None,
+        code::REVIEW_NO_VERDICT => Some(FailureClass::Model),
+        _ => Some(classify::classify(code, summary).class),
+    }
 }
 
 /// The kubelet's reason for a container that was ended before it had run.
@@ -40,6 +62,7 @@ pub struct Verdict {
     pub branch: String,
     pub head: String,
     pub changed_files: Option<i64>,
+    pub review: Option<ReviewResult>,
     pub tokens: Option<TokenUsage>,
     pub retry_at: Option<Timestamp>,
     pub summary: String,
@@ -56,6 +79,7 @@ impl Verdict {
             branch: String::new(),
             head: String::new(),
             changed_files: None,
+            review: None,
             tokens: None,
             retry_at: None,
             summary: cut(summary),
@@ -82,8 +106,8 @@ impl Verdict {
     }
 
     fn failed(now: Timestamp, code: &str, summary: &str) -> Self {
-        let class = classify::classify(code, summary).class;
-        Self { code: code.into(), class: Some(class), ..Self::new(RunPhase::Failed, now, summary) }
+        let class = class_of(code, summary);
+        Self { code: code.into(), class, ..Self::new(RunPhase::Failed, now, summary) }
     }
 
     /// The status with this verdict in it.
@@ -97,6 +121,7 @@ impl Verdict {
         status.branch.clone_from(&self.branch);
         status.head_commit.clone_from(&self.head);
         status.changed_files = self.changed_files;
+        status.review.clone_from(&self.review);
         status.tokens = self.tokens;
         status.retry_at = self.retry_at;
         status.summary.clone_from(&self.summary);
@@ -110,11 +135,12 @@ pub fn of_pod(run: &Run, pod: &PodFacts, cancelled: bool, now: Timestamp) -> Ver
     let agent = terminated(pod, container::AGENT);
     let publish = terminated(pod, container::PUBLISH);
     let checkout = terminated(pod, container::CHECKOUT);
+    let main = terminated(pod, container::main(run.spec.purpose));
     let mut verdict = match publish.and_then(|t| ContainerResult::from_message(&t.message)) {
         Some(result) => of_result(run, pod, &result, agent, cancelled, now),
         None => without_result(run, pod, checkout, agent, publish, cancelled, now),
     };
-    verdict.started = agent.and_then(|t| t.started).or_else(|| checkout.and_then(|t| t.started));
+    verdict.started = main.and_then(|t| t.started).or_else(|| checkout.and_then(|t| t.started));
     verdict.finished = publish.or(agent).or(checkout).and_then(|t| t.finished).unwrap_or(now);
     verdict
 }
@@ -129,12 +155,13 @@ fn of_result(
 ) -> Verdict {
     let code = result.failure_code.as_deref().unwrap_or("execution_failed");
     let mut verdict = match result.outcome {
+        Outcome::Success | Outcome::Noop if run.spec.purpose == Purpose::Judge && result.review.is_none() => {
+            Verdict::failed(now, code::REVIEW_NO_VERDICT, "the review ended without a verdict")
+        }
         Outcome::Success | Outcome::Noop => Verdict::new(RunPhase::Success, now, &result.summary),
         Outcome::Cancelled if cancelled => Verdict::cancelled(now, "cancelled by spec.cancel"),
-        Outcome::Cancelled if pod.deleted.is_some() || pod.disruption.is_some() => {
-            not_started(run, agent, now)
-                .unwrap_or_else(|| Verdict::infra(now, code::POD_DISRUPTED, "the Pod was ended from outside"))
-        }
+        Outcome::Cancelled if pod.deleted.is_some() || pod.disruption.is_some() => not_started(run, pod, now)
+            .unwrap_or_else(|| Verdict::infra(now, code::POD_DISRUPTED, "the Pod was ended from outside")),
         // Nobody ended the Pod: what runs in it signalled the runner, and that is not free.
         Outcome::Cancelled => {
             Verdict::failed(now, "model_or_unknown_failure", "the agent was ended from inside its Pod")
@@ -156,6 +183,7 @@ fn of_result(
     if verdict.phase == RunPhase::Success {
         verdict.branch = result.branch.clone().unwrap_or_default();
         verdict.head = result.head.clone().unwrap_or_default();
+        verdict.review = result.review.clone().filter(|_| run.spec.purpose == Purpose::Judge);
         if verdict.branch.is_empty() && result.outcome == Outcome::Success {
             verdict.branch.clone_from(&run.spec.repository.branch);
         }
@@ -165,8 +193,8 @@ fn of_result(
 
 /// The verdict on a Pod that was ended because it did not start. Once it is deleted its containers no
 /// longer say why; the Run still does.
-fn not_started(run: &Run, agent: Option<&Terminated>, now: Timestamp) -> Option<Verdict> {
-    if agent.is_some_and(|t| t.started.is_some()) {
+fn not_started(run: &Run, pod: &PodFacts, now: Timestamp) -> Option<Verdict> {
+    if terminated(pod, container::main(run.spec.purpose)).is_some_and(|t| t.started.is_some()) {
         return None;
     }
     let conditions = run.status.iter().flat_map(|status| &status.conditions);
@@ -240,19 +268,16 @@ fn without_result(
     {
         return of_checkout(t, now);
     }
-    if let Some(verdict) = not_started(run, agent, now) {
+    if let Some(verdict) = not_started(run, pod, now) {
         return verdict;
     }
     if let Some((code, summary)) = agent.and_then(killed) {
         return Verdict::failed(now, code, &summary);
     }
-    if agent.is_some_and(cannot_start) {
-        let why = agent.map(|t| t.message.as_str()).unwrap_or_default();
-        return Verdict::infra(
-            now,
-            code::POD_NOT_STARTED,
-            &format!("the agent container cannot start: {why}"),
-        );
+    let main = container::main(run.spec.purpose);
+    if let Some(t) = terminated(pod, main).filter(|t| cannot_start(t)) {
+        let summary = format!("the {main} container cannot start: {}", t.message);
+        return Verdict::infra(now, code::POD_NOT_STARTED, &summary);
     }
     if pod.phase == PodPhase::Failed || publish.is_some() {
         let exits = |name: &str, t: Option<&Terminated>| {
@@ -265,6 +290,10 @@ fn without_result(
             exits("publish", publish),
             pod.message
         );
+        // Nothing but our own program runs in a merge.
+        if run.spec.purpose == Purpose::Merge {
+            return Verdict::failed(now, "environment_issue", summary.trim());
+        }
         return Verdict::failed(now, "model_or_unknown_failure", summary.trim());
     }
     Verdict::infra(now, code::POD_LOST, "the Pod ended without a result")
@@ -299,8 +328,8 @@ fn of_checkout(t: &Terminated, now: Timestamp) -> Verdict {
     }
 }
 
-/// The verdict on a Pod that vanished before it ended.
-pub fn of_lost_pod(pod: &PodFacts, now: Timestamp) -> Verdict {
+/// The verdict on a Pod of `run` that vanished before it ended.
+pub fn of_lost_pod(run: &Run, pod: &PodFacts, now: Timestamp) -> Verdict {
     let waiting = pod.containers.iter().find_map(|c| match &c.state {
         ContainerState::Waiting { reason, message }
             if !matches!(reason.as_str(), "" | "PodInitializing" | "ContainerCreating") =>
@@ -312,7 +341,7 @@ pub fn of_lost_pod(pod: &PodFacts, now: Timestamp) -> Verdict {
         | ContainerState::Terminated(_) => None,
     });
     let started = matches!(
-        pod.container(container::AGENT),
+        pod.container(container::main(run.spec.purpose)),
         Some(ContainerState::Running { started: _ } | ContainerState::Terminated(_))
     );
     match (started, waiting, &pod.unschedulable, &pod.disruption) {

@@ -1,12 +1,15 @@
 //! The init container `checkout`: the trusted bare clone, the working clone of the agent, the manifest
 //! of the checked-out files, the runner for the agent's container, and the rendezvous.
 //!
+//! What a review and a merge check out is in `runner::review`; this file holds what all have in common.
+//!
 //! The working clone is made before the agent has ever run and holds no credentials and no remote.
 //! Files are checked out as the bytes of their blobs (no line-end, filter or encoding conversion), so
 //! that `publish` can commit working files as they are.
 
 pub mod manifest;
 
+use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -20,6 +23,8 @@ use super::exchange;
 use super::git::failure::CODE_ENVIRONMENT;
 use super::git::remote::{Remote, retry};
 use super::git::{FailureKind, Git, GitError, IDENTITY};
+use super::review::{self, ReviewError};
+use crate::crd::Purpose;
 use crate::crd::wire::{ContainerResult, Inputs, Outcome, path};
 
 /// Trailer of our commits: uid of the Run.
@@ -73,6 +78,11 @@ impl Paths {
         self.repository.join("manifest")
     }
 
+    /// What a reviewing agent is given; beside the checkout.
+    pub fn review(&self) -> PathBuf {
+        review::bundle::directory(&self.checkout)
+    }
+
     /// What `checkout` found, for `publish`.
     pub fn state(&self) -> PathBuf {
         self.repository.join("state.json")
@@ -99,7 +109,8 @@ pub enum CheckoutError {
 }
 
 impl CheckoutError {
-    fn into_result(self) -> ContainerResult {
+    /// The result of a container that ended with this error.
+    pub fn into_result(self) -> ContainerResult {
         match self {
             Self::Git(error) => error.into_result(),
             Self::File { .. } => {
@@ -109,19 +120,31 @@ impl CheckoutError {
     }
 }
 
-fn file(what: &'static str) -> impl Fn(io::Error) -> CheckoutError {
+pub(super) fn file(what: &'static str) -> impl Fn(io::Error) -> CheckoutError {
     move |source| CheckoutError::File { what, source }
 }
 
 /// Prepares everything the agent needs. `stop` ends it early.
 pub async fn run(inputs: &Inputs, paths: &Paths, stop: &CancellationToken) -> ContainerResult {
-    match prepare(inputs, paths, stop).await {
-        Ok(state) => ContainerResult {
-            head: Some(state.base),
-            summary: format!("checked out {}", inputs.spec.repository.base_branch),
-            ..ContainerResult::new(Outcome::Success)
-        },
-        Err(error) => error.into_result(),
+    let base = &inputs.spec.repository.base_branch;
+    let done = |head: String, summary: String| ContainerResult {
+        head: Some(head),
+        summary,
+        ..ContainerResult::new(Outcome::Success)
+    };
+    match inputs.spec.purpose {
+        Purpose::Execute | Purpose::Plan => prepare(inputs, paths, stop)
+            .await
+            .map(|state| done(state.base, format!("checked out {base}")))
+            .unwrap_or_else(CheckoutError::into_result),
+        Purpose::Judge => review::checkout::prepare(inputs, paths, stop)
+            .await
+            .map(|head| done(head, "checked out what is to be reviewed".into()))
+            .unwrap_or_else(ReviewError::into_result),
+        Purpose::Merge => review::checkout::prepare_merge(inputs, paths, stop)
+            .await
+            .map(|base_head| done(base_head, format!("fetched {base}")))
+            .unwrap_or_else(ReviewError::into_result),
     }
 }
 
@@ -129,7 +152,8 @@ async fn prepare(inputs: &Inputs, paths: &Paths, stop: &CancellationToken) -> Re
     clear(paths).map_err(file("prepare the directories"))?;
     let bare = Git::new(&paths.git_dir(), &paths.private(), stop);
     let state = fetch_base(inputs, paths, &bare).await?;
-    working_clone(inputs, paths, &bare, stop).await?;
+    let base_ref = format!("refs/heads/{}", inputs.spec.repository.base_branch);
+    working_clone(inputs, paths, &bare, &[(&base_ref, &base_ref)], &base_ref, stop).await?;
     let listing = bare.command("ls-tree").args(["-r", "-z", "--full-tree", &state.base]).run().await?;
     Manifest::of_checkout(&listing, &paths.checkout)
         .and_then(|manifest| manifest.save(&paths.manifest()))
@@ -138,13 +162,18 @@ async fn prepare(inputs: &Inputs, paths: &Paths, stop: &CancellationToken) -> Re
         .map_err(io::Error::other)
         .and_then(|text| fs::write(paths.state(), text))
         .map_err(file("write what was found"))?;
-    install_runner(&paths.executable, &paths.runner).map_err(file("install the runner"))?;
-    exchange::create(&paths.exchange).map_err(file("create the rendezvous"))?;
+    hand_over(paths)?;
     Ok(state)
 }
 
+/// What the agent's container needs besides its checkout.
+pub(super) fn hand_over(paths: &Paths) -> Result<(), CheckoutError> {
+    install_runner(&paths.executable, &paths.runner).map_err(file("install the runner"))?;
+    exchange::create(&paths.exchange).map_err(file("create the rendezvous"))
+}
+
 /// Empties what an interrupted checkout may have left: init containers can run twice.
-fn clear(paths: &Paths) -> io::Result<()> {
+pub(super) fn clear(paths: &Paths) -> io::Result<()> {
     for directory in [paths.git_dir(), paths.private(), paths.checkout.clone()] {
         match fs::remove_dir_all(&directory) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -158,18 +187,8 @@ fn clear(paths: &Paths) -> io::Result<()> {
 /// The trusted bare clone: the base branch alone, one commit deep.
 async fn fetch_base(inputs: &Inputs, paths: &Paths, bare: &Git) -> Result<State, GitError> {
     let repository = &inputs.spec.repository;
-    for branch in [&repository.base_branch, &repository.branch] {
-        check_branch_name(bare, branch).await?;
-    }
-    let remote = Remote::open(&repository.url, &paths.credentials, &paths.private())?;
-    let branches = [repository.base_branch.as_str(), &repository.branch];
-    let heads = retry(|| remote.heads(bare, &branches)).await?;
     let base_ref = format!("refs/heads/{}", repository.base_branch);
-    let Some(base) = heads.get(&base_ref) else {
-        return Err(missing_base(&remote, bare, &repository.base_branch).await);
-    };
-    let format = if base.len() == 64 { "--object-format=sha256" } else { "--object-format=sha1" };
-    bare.command("init").args(["--quiet", "--bare", "--template=", format]).run().await?;
+    let (remote, heads) = open(inputs, paths, bare).await?;
     retry(|| remote.fetch(bare, &base_ref, &base_ref, 1)).await?;
     let base = bare.command("rev-parse").args(["--verify", "--end-of-options", &base_ref]).line().await?;
     let earlier_push = match heads.contains_key(&format!("refs/heads/{}", repository.branch)) {
@@ -177,6 +196,27 @@ async fn fetch_base(inputs: &Inputs, paths: &Paths, bare: &Git) -> Result<State,
         false => None,
     };
     Ok(State { base, earlier_push })
+}
+
+/// Asks the server for base and result branch, and makes the empty bare clone.
+pub(super) async fn open(
+    inputs: &Inputs,
+    paths: &Paths,
+    bare: &Git,
+) -> Result<(Remote, BTreeMap<String, String>), GitError> {
+    let repository = &inputs.spec.repository;
+    for branch in [&repository.base_branch, &repository.branch] {
+        check_branch_name(bare, branch).await?;
+    }
+    let remote = Remote::open(&repository.url, &paths.credentials, &paths.private())?;
+    let branches = [repository.base_branch.as_str(), &repository.branch];
+    let heads = retry(|| remote.heads(bare, &branches)).await?;
+    let Some(base) = heads.get(&format!("refs/heads/{}", repository.base_branch)) else {
+        return Err(missing_base(&remote, bare, &repository.base_branch).await);
+    };
+    let format = if base.len() == 64 { "--object-format=sha256" } else { "--object-format=sha1" };
+    bare.command("init").args(["--quiet", "--bare", "--template=", format]).run().await?;
+    Ok((remote, heads))
 }
 
 /// Fetches the head of a branch that exists on the server and returns it when this Run made it.
@@ -227,17 +267,19 @@ async fn missing_base(remote: &Remote, git: &Git, base: &str) -> GitError {
     }
 }
 
-/// The agent's clone: base and result branch, no remote, nothing that converts files.
-async fn working_clone(
+/// The agent's clone: the base branch, and the result branch at `start`; no remote, nothing that
+/// converts files. `refs` are fetched from the trusted clone, one commit deep: source and target.
+pub(super) async fn working_clone(
     inputs: &Inputs,
     paths: &Paths,
     bare: &Git,
+    refs: &[(&str, &str)],
+    start: &str,
     stop: &CancellationToken,
 ) -> Result<(), CheckoutError> {
     let repository = &inputs.spec.repository;
     let git_dir = paths.checkout.join(".git");
     let git = Git::new(&git_dir, &paths.private(), stop);
-    let base_ref = format!("refs/heads/{}", repository.base_branch);
     let format = bare.command("rev-parse").args(["--show-object-format"]).line().await?;
     let (branch, format) =
         (format!("--initial-branch={}", repository.branch), format!("--object-format={format}"));
@@ -247,7 +289,7 @@ async fn working_clone(
         .env("GIT_ALLOW_PROTOCOL", "file")
         .args(["--quiet", "--no-tags", "--no-write-fetch-head", "--depth=1", "--end-of-options"])
         .args([bare.git_dir()])
-        .args([format!("+{base_ref}:{base_ref}")])
+        .args(refs.iter().map(|(source, target)| format!("+{source}:{target}")))
         .run()
         .await?;
     fs::create_dir_all(git_dir.join("info"))
@@ -257,7 +299,7 @@ async fn working_clone(
         git.command("config").args([key, value]).run().await?;
     }
     git.command_in(&paths.checkout, "checkout")
-        .args(["--quiet", "--force", "--no-track", "-B", &repository.branch, &base_ref])
+        .args(["--quiet", "--force", "--no-track", "-B", &repository.branch, start])
         .run()
         .await?;
     Ok(())

@@ -26,7 +26,7 @@ use crate::crd::wire::ContainerResult;
 pub const FIFO: &str = "agent.alive";
 /// Name of the agent's result file in the exchange directory.
 pub const RESULT: &str = "agent.json";
-/// Largest result file that is read, in bytes.
+/// Largest file of the agent's that is read, in bytes.
 pub const MAX_RESULT_FILE_BYTES: u64 = 64 * 1024;
 
 /// The agent's end of the FIFO. The agent counts as alive until this is dropped or its process ends;
@@ -106,21 +106,34 @@ pub async fn wait_for_agent(dir: &Path, stop: &CancellationToken) -> io::Result<
 /// # Errors
 /// When the directory is not writable or full.
 pub fn write_result(dir: &Path, result: &ContainerResult) -> io::Result<()> {
-    let temporary = dir.join(format!(".{RESULT}.{}", std::process::id()));
+    write_text(dir, RESULT, &result.to_message())
+}
+
+/// Writes a file of the agent's: whole or not at all.
+///
+/// # Errors
+/// When the directory is not writable or full.
+pub fn write_text(dir: &Path, name: &str, text: &str) -> io::Result<()> {
+    let temporary = dir.join(format!(".{name}.{}", std::process::id()));
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(&temporary)?;
-    file.write_all(result.to_message().as_bytes())?;
+    file.write_all(text.as_bytes())?;
     file.sync_all()?;
-    fs::rename(&temporary, dir.join(RESULT))
+    fs::rename(&temporary, dir.join(name))
 }
 
 /// Reads what the agent left (container `publish`). `None` when there is nothing, or nothing that can
 /// be trusted to be a result: a link, a FIFO, a directory, too large, not ours. All of it means that
 /// the agent did not end in an orderly way.
 pub fn read_result(dir: &Path) -> Option<ContainerResult> {
+    ContainerResult::from_message(&read_text(dir, RESULT)?)
+}
+
+/// Reads a file that the agent left, as carefully as [`read_result`].
+pub fn read_text(dir: &Path, name: &str) -> Option<String> {
     let file = OpenOptions::new()
         .read(true)
         .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits())
-        .open(dir.join(RESULT))
+        .open(dir.join(name))
         .ok()?;
     if !file.metadata().ok()?.is_file() {
         return None;
@@ -130,7 +143,7 @@ pub fn read_result(dir: &Path) -> Option<ContainerResult> {
     if bytes.len() as u64 > MAX_RESULT_FILE_BYTES {
         return None;
     }
-    ContainerResult::from_message(std::str::from_utf8(&bytes).ok()?)
+    String::from_utf8(bytes).ok()
 }
 
 /// A token that is cancelled by SIGTERM or SIGINT. The runner is process 1 of its container, to which

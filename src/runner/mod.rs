@@ -9,6 +9,7 @@ pub mod execute;
 pub mod git;
 pub mod publish;
 pub mod report;
+pub mod review;
 pub mod script;
 pub mod verify;
 pub mod walker;

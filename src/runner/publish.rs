@@ -3,7 +3,7 @@
 //!
 //! **Never runs git with a work tree**: a nested repository of the agent's would run its programs with
 //! the token in reach. What the agent reports is testimony; what counts is what the walker finds. A
-//! stop (SIGTERM) never pushes the result branch.
+//! stop (SIGTERM) never pushes the result branch. Reviews and merges end in `runner::review`.
 
 pub mod change;
 pub mod commit;
@@ -18,7 +18,9 @@ use super::exchange::{self, AgentEnded};
 use super::git::failure::{CODE_ENVIRONMENT, FailureKind};
 use super::git::remote::Remote;
 use super::git::{Git, GitError};
+use super::review;
 use super::walker::{Limits, WalkError};
+use crate::crd::Purpose;
 use crate::crd::wire::{ContainerResult, Inputs, Outcome};
 
 /// Failure code: the change holds what may not be published.
@@ -38,24 +40,19 @@ pub async fn run(
     policy: impl Fn(&[String]) -> Result<Vec<String>, String>,
     stop: &CancellationToken,
 ) -> ContainerResult {
-    let agent = match exchange::wait_for_agent(&paths.exchange, stop).await {
-        Ok(AgentEnded::Ended) if !stop.is_cancelled() => exchange::read_result(&paths.exchange),
-        Ok(AgentEnded::Ended | AgentEnded::Stopped) => return cancelled(),
-        Err(error) => {
-            let text = format!("failed to wait for the agent: {error}");
-            return ContainerResult::failure(Outcome::Failed, CODE_ENVIRONMENT, text);
-        }
-    };
-    let Some(agent) = agent else {
-        let text = "the agent ended without a result: it crashed or was killed; see the state of the container agent";
-        return ContainerResult::failure(Outcome::Failed, CODE_UNKNOWN, text);
-    };
-    match agent.outcome {
-        Outcome::Success | Outcome::Noop => {}
-        Outcome::NeedsRework | Outcome::QuotaWait | Outcome::Failed | Outcome::Cancelled => return agent,
-        // Faults of the cluster cost no attempt, so the container that runs foreign code has no say in them.
-        Outcome::Infra => return ContainerResult { outcome: Outcome::Failed, ..agent },
+    match inputs.spec.purpose {
+        Purpose::Execute | Purpose::Plan => {}
+        Purpose::Judge => return review::publish::run(inputs, paths, stop).await,
+        Purpose::Merge => return review::merge::run(inputs, paths, stop).await,
     }
+    let agent = match await_agent(paths, stop).await {
+        Ok(agent) => agent,
+        Err(result) => return *result,
+    };
+    if let Some(result) = testimony(agent.as_ref()) {
+        return result;
+    }
+    let Some(agent) = agent else { return lost() };
     let mut result = match publish(inputs, paths, &policy, stop, &agent).await {
         Ok(result) => result,
         Err(_) if stop.is_cancelled() => cancelled(),
@@ -63,6 +60,40 @@ pub async fn run(
     };
     result.tokens = agent.tokens;
     result
+}
+
+/// Waits for the agent's end and reads its result, if there is one. `Err` ends this container.
+pub(super) async fn await_agent(
+    paths: &Paths,
+    stop: &CancellationToken,
+) -> Result<Option<ContainerResult>, Box<ContainerResult>> {
+    match exchange::wait_for_agent(&paths.exchange, stop).await {
+        Ok(AgentEnded::Ended) if !stop.is_cancelled() => Ok(exchange::read_result(&paths.exchange)),
+        Ok(AgentEnded::Ended | AgentEnded::Stopped) => Err(Box::new(cancelled())),
+        Err(error) => {
+            let text = format!("failed to wait for the agent: {error}");
+            Err(Box::new(ContainerResult::failure(Outcome::Failed, CODE_ENVIRONMENT, text)))
+        }
+    }
+}
+
+/// The result that follows from the agent's alone; `None` when it reports success.
+pub(super) fn testimony(agent: Option<&ContainerResult>) -> Option<ContainerResult> {
+    let Some(agent) = agent else { return Some(lost()) };
+    match agent.outcome {
+        Outcome::Success | Outcome::Noop => None,
+        Outcome::NeedsRework | Outcome::QuotaWait | Outcome::Failed | Outcome::Cancelled => {
+            Some(agent.clone())
+        }
+        // Faults of the cluster cost no attempt, so the container that runs foreign code has no say in them.
+        Outcome::Infra => Some(ContainerResult { outcome: Outcome::Failed, ..agent.clone() }),
+    }
+}
+
+fn lost() -> ContainerResult {
+    let text =
+        "the agent ended without a result: it crashed or was killed; see the state of the container agent";
+    ContainerResult::failure(Outcome::Failed, CODE_UNKNOWN, text)
 }
 
 async fn publish(
@@ -108,9 +139,10 @@ fn load_state(paths: &Paths) -> Result<State, ChangeError> {
         .map_err(|source| ChangeError::File { what: "read what checkout found", source })
 }
 
-/// Files changed by a commit that was fetched with its parent.
-async fn count_files(git: &Git, commit: &str) -> Result<i64, GitError> {
-    let arguments = ["-r", "-z", "--no-commit-id", "--name-only", "--no-renames", "--end-of-options", commit];
+/// Files changed by a commit, against its first parent, which must be there.
+pub(super) async fn count_files(git: &Git, commit: &str) -> Result<i64, GitError> {
+    let parent = format!("{commit}^1");
+    let arguments = ["-r", "-z", "--name-only", "--no-renames", "--end-of-options", &parent, commit];
     let output = git.command("diff-tree").args(arguments).run().await?;
     Ok(output.iter().filter(|byte| **byte == 0).count().try_into().unwrap_or(i64::MAX))
 }
@@ -158,7 +190,7 @@ fn unchanged(agent: &ContainerResult) -> ContainerResult {
     ContainerResult::failure(Outcome::NeedsRework, CODE_NO_CHANGE, text)
 }
 
-fn cancelled() -> ContainerResult {
+pub(super) fn cancelled() -> ContainerResult {
     let text = format!("stopped by a signal. {}", FailureKind::Stopped.next_step());
     ContainerResult { summary: text, ..ContainerResult::new(Outcome::Cancelled) }
 }

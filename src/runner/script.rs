@@ -7,11 +7,12 @@
 //! ```
 //!
 //! The n-th attempt plays the n-th outcome, later ones play the last. `mock-review` is the script of
-//! the Judge Runs. With any other executor the lines are notes like others.
+//! the Judge Runs, which are counted over all attempts of the Task. With any other executor the lines are notes like others.
 
 use crate::crd::pool::{MockExecutor, MockOutcome};
 use crate::crd::wire::Inputs;
 use crate::crd::{ExecutorType, GoDuration, Purpose};
+use crate::runner::execute::mock::ordinal;
 
 /// The inputs with the Task's script in place of the pool's mock executor, where there is one that can
 /// be read. A line that cannot be read changes nothing.
@@ -20,12 +21,11 @@ pub fn applied(mut inputs: Inputs) -> Inputs {
     if spec.template.executor.type_ != ExecutorType::Mock {
         return inputs;
     }
-    let (key, ordinal) = match spec.purpose {
-        Purpose::Execute | Purpose::Plan => ("mock:", spec.attempt),
-        Purpose::Judge | Purpose::Merge => {
-            ("mock-review:", spec.review.as_ref().map_or(1, |review| review.version))
-        }
+    let key = match spec.purpose {
+        Purpose::Execute | Purpose::Plan => "mock:",
+        Purpose::Judge | Purpose::Merge => "mock-review:",
     };
+    let ordinal = ordinal(&inputs);
     let line = spec.inputs.context.notes.lines().find_map(|line| line.trim().strip_prefix(key));
     if let Some(step) = line.and_then(|line| step(line, ordinal)) {
         let pool = inputs.spec.template.executor.mock.take().unwrap_or_default();
@@ -48,6 +48,7 @@ fn step(line: &str, ordinal: i32) -> Option<MockExecutor> {
         MockOutcome::Succeed => mock.file = argument,
         MockOutcome::Fail => mock.failure_code = argument,
         MockOutcome::Quota => mock.reset_after = argument.map(GoDuration),
+        MockOutcome::Reject => mock.message = argument,
         MockOutcome::Hang | MockOutcome::Loop | MockOutcome::Crash | MockOutcome::Garbage => {}
     }
     Some(mock)

@@ -11,6 +11,7 @@ pub mod mock;
 mod output;
 pub(super) mod process;
 mod prompt;
+mod review;
 
 use std::ffi::OsString;
 use std::io;
@@ -27,6 +28,7 @@ use self::process::{Ending, Finished, Output, Program, Supervisor};
 use self::prompt::Files;
 use super::exchange::{self, AgentEnd};
 use super::verify::{self, Verdict, Verification};
+use crate::crd::Purpose;
 use crate::crd::pool::{ExecutorType, MockExecutor, Role};
 use crate::crd::wire::{ContainerResult, Inputs, Outcome};
 use crate::plan::command::{docser, empty};
@@ -92,7 +94,11 @@ pub async fn run(
             return (infra("failed to meet publish", &io::Error::other(error)), None);
         }
     };
-    let mut result = work(&mut supervisor, inputs, settings).await.unwrap_or_else(|early| *early);
+    let worked = match inputs.spec.purpose {
+        Purpose::Execute | Purpose::Merge | Purpose::Plan => work(&mut supervisor, inputs, settings).await,
+        Purpose::Judge => review::work(&mut supervisor, inputs, settings).await,
+    };
+    let mut result = worked.unwrap_or_else(|early| *early);
     result.summary = supervisor.mask().hide(result.summary).into_owned();
     if let Err(error) = exchange::write_result(&settings.exchange, &result) {
         eprintln!("[opentiger] failed to write the result for publish: {error}");
@@ -182,9 +188,7 @@ async fn execute(
     if finished.ending == Ending::Stopped {
         return Err(cancelled().into());
     }
-    if let Some(result) =
-        mock(inputs).and_then(|mock| mock::result(mock, inputs.spec.attempt, (settings.now)()))
-    {
+    if let Some(result) = mock(inputs).and_then(|mock| mock::result(inputs, mock, (settings.now)())) {
         return Err(result.into());
     }
     match finished.ending {
@@ -238,6 +242,7 @@ fn executor(inputs: &Inputs, settings: &Settings, files: &Files) -> Result<Progr
         ("OPENTIGER_ATTEMPT", spec.attempt.to_string().into()),
     ];
     env.extend(own.map(|(name, value)| (name.into(), value)));
+    env.extend(review::environment(inputs, settings));
     let cwd = settings.checkout.clone();
     Ok(Program { argv, cwd, env, limit, loop_limit: Some(LOOP_LIMIT), sweep: true, output: Output::Forward })
 }

@@ -99,6 +99,19 @@ pub struct Invocation {
     secrets: Vec<String>,
     stop: CancellationToken,
     limit: Duration,
+    answers: bool,
+    keep: Option<usize>,
+}
+
+/// How a command answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// False: exit code 1 of a command whose exit code is an answer.
+    pub yes: bool,
+    /// Standard output.
+    pub output: Vec<u8>,
+    /// Whether there was more of it.
+    pub cut: bool,
 }
 
 impl Git {
@@ -156,6 +169,8 @@ impl Git {
             secrets: Vec::new(),
             stop: self.stop.clone(),
             limit: TIME_LIMIT,
+            answers: false,
+            keep: None,
         }
     }
 }
@@ -201,11 +216,31 @@ impl Invocation {
         self
     }
 
+    /// Takes exit code 1 for an answer, not for a failure.
+    pub fn answers(mut self) -> Self {
+        self.answers = true;
+        self
+    }
+
+    /// Keeps only the first `bytes` of standard output; a command that says more is ended in peace.
+    pub fn keep(mut self, bytes: usize) -> Self {
+        self.keep = Some(bytes);
+        self
+    }
+
     /// Runs the command and returns its standard output.
     ///
     /// # Errors
     /// When it cannot be started, fails, takes too long, says too much, or is stopped.
-    pub async fn run(mut self) -> Result<Vec<u8>, GitError> {
+    pub async fn run(self) -> Result<Vec<u8>, GitError> {
+        self.answer().await.map(|answer| answer.output)
+    }
+
+    /// Runs the command and returns how it answered.
+    ///
+    /// # Errors
+    /// As [`Invocation::run`].
+    pub async fn answer(mut self) -> Result<Answer, GitError> {
         let failed = |kind, detail: String| GitError::new(kind, self.operation, detail);
         let settings = CONFIG
             .iter()
@@ -230,8 +265,10 @@ impl Invocation {
         let group = child.id();
         let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let input = std::mem::replace(&mut self.input, Input::Nothing);
+        let keep = self.keep;
         let work = async {
-            let ((), output, errors) = tokio::join!(feed(stdin, input), head(stdout), tail(stderr));
+            let bound = keep.unwrap_or(MAX_OUTPUT);
+            let ((), output, errors) = tokio::join!(feed(stdin, input), head(stdout, bound), tail(stderr));
             (child.wait().await, output, errors)
         };
         let ended = tokio::select! {
@@ -250,11 +287,14 @@ impl Invocation {
             }
         };
         let status = status.map_err(|error| failed(FailureKind::Other, error.to_string()))?;
-        let Some(output) = output else {
+        let (output, cut) = output;
+        if cut && keep.is_none() {
             return Err(failed(FailureKind::Other, format!("more than {MAX_OUTPUT} bytes of output")));
-        };
-        if status.success() {
-            return Ok(output);
+        }
+        // A command whose output is closed ends by a signal or an error about it.
+        let no = self.answers && status.code() == Some(1);
+        if cut || no || status.success() {
+            return Ok(Answer { yes: !no, output, cut });
         }
         // `push --porcelain` gives its reasons on standard output.
         let said = format!("{}\n{}", String::from_utf8_lossy(&output), String::from_utf8_lossy(&errors));
@@ -299,13 +339,15 @@ async fn feed(stdin: Option<ChildStdin>, input: Input) {
     let _ = stdin.shutdown().await;
 }
 
-/// Everything up to [`MAX_OUTPUT`]; `None` when there is more. A read error counts as the end.
-async fn head(stream: Option<impl AsyncRead + Unpin>) -> Option<Vec<u8>> {
+/// The first `bound` bytes, and whether there are more. A read error counts as the end.
+async fn head(stream: Option<impl AsyncRead + Unpin>, bound: usize) -> (Vec<u8>, bool) {
     let mut kept = Vec::new();
     if let Some(stream) = stream {
-        let _ = stream.take(MAX_OUTPUT as u64 + 1).read_to_end(&mut kept).await;
+        let _ = stream.take(bound as u64 + 1).read_to_end(&mut kept).await;
     }
-    (kept.len() <= MAX_OUTPUT).then_some(kept)
+    let cut = kept.len() > bound;
+    kept.truncate(bound);
+    (kept, cut)
 }
 
 /// The last [`MAX_ERRORS`] bytes.
@@ -404,6 +446,18 @@ mod tests {
             git(dir.path()).command("leak").config("alias.leak", "!echo token-hunter2 >&2; exit 1 #");
         let error = command.masking(&["token-hunter2".into()]).run().await.expect_err("fails");
         assert_eq!(error.detail, "***");
+    }
+
+    #[tokio::test]
+    async fn what_is_enough_is_kept_and_a_no_is_an_answer() {
+        let dir = tempfile::tempdir().expect("directory");
+        let say = |script: &str| git(dir.path()).command("say").config("alias.say", script);
+        let answer = say("!yes").keep(10).answer().await.expect("cut");
+        assert_eq!(answer, Answer { yes: true, output: b"y\ny\ny\ny\ny\n".to_vec(), cut: true });
+        let answer = say("!echo no; exit 1 #").answers().answer().await.expect("an answer");
+        assert_eq!((answer.yes, answer.output.as_slice()), (false, b"no\n".as_slice()));
+        assert!(say("!exit 1 #").answer().await.is_err());
+        assert!(say("!exit 2 #").answers().answer().await.is_err());
     }
 
     #[tokio::test]

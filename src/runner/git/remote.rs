@@ -132,7 +132,22 @@ impl Remote {
     /// # Errors
     /// As git; [`FailureKind::Diverged`] when the branch exists.
     pub async fn push_new(&self, git: &Git, commit: &str, branch: &str) -> Result<(), GitError> {
-        let lease = format!("--force-with-lease=refs/heads/{branch}:");
+        self.push_onto(git, commit, branch, "").await
+    }
+
+    /// Pushes `commit` to `branch`, once. The branch on the server must be at `expected`; empty: must
+    /// not be there. Whether `commit` descends from it is the caller's to know.
+    ///
+    /// # Errors
+    /// As git; [`FailureKind::Diverged`] when the branch is elsewhere.
+    pub async fn push_onto(
+        &self,
+        git: &Git,
+        commit: &str,
+        branch: &str,
+        expected: &str,
+    ) -> Result<(), GitError> {
+        let lease = format!("--force-with-lease=refs/heads/{branch}:{expected}");
         let refspec = format!("{commit}:refs/heads/{branch}");
         let arguments = [
             "--porcelain",

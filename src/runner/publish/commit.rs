@@ -11,7 +11,7 @@ use crate::runner::git::remote::{Remote, retry};
 use crate::runner::git::{FailureKind, Git, GitError, Input};
 
 /// Trailer of our commits: namespace and name of the Task.
-const TASK_TRAILER: &str = "OpenTiger-Task";
+pub const TASK_TRAILER: &str = "OpenTiger-Task";
 /// File names in a commit message (spec agents.md 1.3 step 6b).
 const MAX_NAMES: usize = 10;
 
@@ -58,8 +58,7 @@ fn index_info(base: &str, changes: &[Change]) -> Vec<u8> {
 /// The commit message: title, task, file names (spec agents.md 1.3 step 6b), and the trailers by which
 /// we know our own push again.
 pub fn message(inputs: &Inputs, changes: &[Change]) -> String {
-    let title = inputs.spec.inputs.title.split(|c: char| c.is_whitespace() || c.is_control());
-    let title = title.filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ");
+    let title = one_line(&inputs.spec.inputs.title);
     let task = &inputs.spec.task_ref;
     let mut text = format!("[openTiger] {title}\n\nTask ID: {}\n\nChanges:\n", task.uid);
     for change in changes.iter().take(MAX_NAMES) {
@@ -71,6 +70,12 @@ pub fn message(inputs: &Inputs, changes: &[Change]) -> String {
     let (namespace, run) = (&inputs.namespace, &inputs.run_uid);
     text.push_str(&format!("\n{TASK_TRAILER}: {namespace}/{}\n{RUN_TRAILER}: {run}\n", task.name));
     text
+}
+
+/// A title as the end of a subject line.
+pub fn one_line(title: &str) -> String {
+    let words = title.split(|c: char| c.is_whitespace() || c.is_control());
+    words.filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
 /// Pushes `commit` to the Run's branch and returns the branch's head: that commit, or one that this
