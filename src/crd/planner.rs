@@ -7,7 +7,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::GoDuration;
+use super::{GoDuration, task::TaskSpec};
 
 /// Whether and from what Tasks are planned.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
@@ -107,6 +107,34 @@ pub struct PlannerStatus {
     #[serde(skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 512))]
     pub last_result: String,
+}
+
+/// A plan as the Pod of a Plan Run hands it over to the API.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PlanHandOver {
+    /// Hash of requirement, head, repository and branch.
+    pub signature: String,
+    /// The Tasks, each after those that it depends on.
+    pub tasks: Vec<PlanTask>,
+}
+
+/// One Task of a plan.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PlanTask {
+    pub name: String,
+    pub spec: TaskSpec,
+}
+
+/// What has become of a plan.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HandedOver {
+    /// Names of the Tasks that exist now.
+    pub tasks: Vec<String>,
+    /// An earlier attempt had handed over another plan: its Tasks stand, this plan made none.
+    pub earlier: bool,
 }
 
 /// For purpose Plan: what is planned from, and when not again.
