@@ -229,6 +229,14 @@ pub fn task_name(signature: &str, index: usize, title: &str) -> String {
     name.trim_end_matches('-').to_owned()
 }
 
+/// Whether `name` is one that [`task_name`] makes for this signature, and a name of Kubernetes.
+pub fn is_name_of(signature: &str, name: &str) -> bool {
+    let number = name.strip_prefix(&short(signature)).and_then(|rest| rest.strip_prefix('-'));
+    let numbered = number.is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
+    let plain = name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
+    numbered && plain && !name.ends_with('-')
+}
+
 /// Name of the Task that plans for the `round`th time: `plan-<hash>`. The hash is over what the
 /// controller knows; the head of the repository is not among it.
 pub fn plan_task_name(requirement_hash: &str, url: &str, base_branch: &str, round: i64) -> String {
