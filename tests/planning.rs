@@ -20,9 +20,10 @@ use kube::api::{Api, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::{Client, ResourceExt};
 use opentiger::build::pod::{RunnerImage, build_pod};
 use opentiger::crd::planner::{HandedOver, PlanHandOver, PlanTarget};
+use opentiger::crd::pool::{ExecutorType, MockExecutor};
 use opentiger::crd::run::TaskRef;
 use opentiger::crd::wire::{API_AUDIENCE, ContainerResult, Outcome};
-use opentiger::crd::{GoDuration, Purpose, Run, RunSpec, Task, labels};
+use opentiger::crd::{GoDuration, Purpose, Run, RunSpec, System, Task, labels};
 use opentiger::http_api::{ApiConfig, router, state};
 use opentiger::postgres::DatabaseConfig;
 use opentiger::runner::exchange;
@@ -31,6 +32,7 @@ use opentiger::runner::planning::{PLAN_FILE, PlanFacts, SKIP_FILE, publish};
 use rstest::rstest;
 use serde_json::{Value, json};
 use support::cluster::{self, TestNamespace};
+use support::operator::{Operator, OperatorOptions};
 
 const FILES: [(&str, &[u8], &[u8]); 2] = [
     ("100644", b"README.md", b"hello\n"),
@@ -219,6 +221,10 @@ async fn planning(client: &Client, namespace: &str) -> (Run, KubePod) {
         ..RunSpec::default()
     };
     spec.template.image = "agent:1".into();
+    spec.template.executor.type_ = ExecutorType::Mock;
+    spec.template.executor.mock = Some(MockExecutor::default());
+    spec.limits.startup_timeout = GoDuration::from_secs(900);
+    spec.limits.agent_liveness_window = GoDuration::from_secs(120);
     spec.inputs.timebox = GoDuration::from_secs(600);
     let runs: Api<Run> = Api::namespaced(client.clone(), namespace);
     let run = runs.create(&PostParams::default(), &Run::new("plan-1-r1", spec)).await.expect("a Run");
@@ -326,6 +332,55 @@ async fn a_run_s_pod_hands_its_plan_over_and_nobody_else_can() {
     runs.patch_status("plan-1-r1", &PatchParams::default(), &Patch::Merge(&ended)).await.expect("status");
     let late = publish(&own, "plan-1-r1").await;
     assert!(late.summary.contains("409"), "{}", late.summary);
+}
+
+#[tokio::test]
+async fn a_system_that_is_to_plan_starts_one_task_for_it_and_says_so() {
+    let client = cluster::client().await;
+    cluster::install_crds(&client).await;
+    let space = TestNamespace::create(&client, "plan").await;
+    let systems: Api<System> = Api::namespaced(client.clone(), &space.name);
+    let system: System = serde_json::from_value(json!({
+        "apiVersion": "opentiger.dev/v1alpha1", "kind": "System", "metadata": {"name": "default"},
+        "spec": {"runtimeHatch": "Armed", "repository": {"url": "http://git.demo.svc/x.git"},
+            "planner": {"enabled": true, "requirement": "# Goal\n\nShip it\n", "interval": "1s"}},
+    }))
+    .expect("a System");
+    systems.create(&PostParams::default(), &system).await.expect("a System");
+    let log = tempfile::tempdir().expect("directory");
+    let operator = Operator::start(&OperatorOptions {
+        kubeconfig: &cluster::kubeconfig(),
+        namespace: &space.name,
+        identity: "one",
+        log: log.path().join("log"),
+        database_url: None,
+    });
+    let status = async || systems.get("default").await.ok()?.status?.planner;
+    let current = cluster::eventually("planning has started", || async {
+        status().await.map(|planner| planner.current).filter(|current| !current.is_empty())
+    })
+    .await;
+    let tasks: Api<Task> = Api::namespaced(client.clone(), &space.name);
+    let made = tasks.list(&Default::default()).await.expect("Tasks").items;
+    assert_eq!(
+        made.iter().map(ResourceExt::name_any).collect::<Vec<_>>(),
+        [current.clone()],
+        "{}",
+        operator.log_tail()
+    );
+    assert_eq!((made[0].spec.kind.as_str(), made[0].spec.goal.as_str()), ("plan", "# Goal\n\nShip it\n"));
+    let said = systems.get("default").await.expect("a System").status.expect("status").conditions;
+    let said = said.iter().find(|condition| condition.type_ == "Planner").expect("a condition");
+    assert!(said.status == "True" && said.message.contains(&current), "{said:?}");
+
+    // It is cancelled: that is taken in, and the next round has another name.
+    let cancel = json!({"spec": {"cancel": true}});
+    tasks.patch(&current, &PatchParams::default(), &Patch::Merge(&cancel)).await.expect("cancelled");
+    cluster::eventually("the end is taken in", || async {
+        let planner = status().await?;
+        (planner.rounds >= 1 && planner.last_result.contains("ended Cancelled")).then_some(())
+    })
+    .await;
 }
 
 #[rstest]

@@ -12,6 +12,7 @@ use super::mirror::{Kind, Mirror, Mirrored};
 use super::pool::WRITE_EVERY;
 use super::queue::WorkQueue;
 use crate::cluster::{Cached, Change, Key, Store};
+use crate::crd::pool::Role;
 use crate::crd::{AgentPool, PodFacts, Run, System, Task, system};
 use crate::metrics::Metrics;
 use crate::plan::dispatch::{Holder, HolderId};
@@ -69,6 +70,7 @@ impl Wiring {
                 Change::Applied(task) => wiring.task_applied(task),
                 Change::Deleted(task) => {
                     wiring.note_next(task, true);
+                    wiring.wake_planner(task);
                     let ns = task.key().namespace;
                     wiring.tell(&ns, Fact::TaskGone(task.uid().to_string()));
                     for run in runs.by_index(task.uid()) {
@@ -82,6 +84,7 @@ impl Wiring {
 
     fn task_applied(&self, task: &Arc<Task>) {
         self.note_next(task, false);
+        self.wake_planner(task);
         let key = task.key();
         self.tell(&key.namespace, Fact::Task(facts::task(task)));
         let status = task.status.as_ref();
@@ -90,6 +93,13 @@ impl Wiring {
         }
         if !status.is_some_and(|s| s.phase.is_terminal()) {
             self.queues.tasks.add(key);
+        }
+    }
+
+    /// The end of a Task that plans is taken in by the system controller.
+    fn wake_planner(&self, task: &Task) {
+        if task.spec.role == Role::Planner {
+            self.queues.systems.add(Key::new(&task.key().namespace, system::NAME));
         }
     }
 

@@ -85,7 +85,7 @@ fn absorb(status: &mut PlannerStatus, tasks: &[&Task], now: Timestamp) {
     if status.current.is_empty() {
         return;
     }
-    let current = tasks.iter().copied().find(|task| task.name_any() == status.current && is_planning(task));
+    let current = tasks.iter().copied().find(|task| task.name_any() == status.current && is_own(task));
     let planned = match current {
         Some(task) if !phase(task).is_terminal() => return,
         Some(task) => planned_by(task, tasks),
@@ -207,9 +207,11 @@ fn is_planning(task: &Task) -> bool {
     task.spec.role == Role::Planner
 }
 
-/// Made by [`plan_task`], not by a person.
+/// Made by [`plan_task`], not by a person and not by a plan. By labels, because of an ended Task the
+/// caches keep little else.
 fn is_own(task: &Task) -> bool {
-    task.labels().get(labels::CREATED_BY).is_some_and(|by| by == labels::PLANNER)
+    let by_planner = task.labels().get(labels::CREATED_BY).is_some_and(|by| by == labels::PLANNER);
+    by_planner && !task.labels().contains_key(labels::PARENT_UID)
 }
 
 /// The Tasks that this one has planned.
