@@ -364,7 +364,7 @@ async fn a_system_that_is_to_plan_starts_one_task_for_it_and_says_so() {
     let made = tasks.list(&Default::default()).await.expect("Tasks").items;
     assert_eq!(
         made.iter().map(ResourceExt::name_any).collect::<Vec<_>>(),
-        [current.clone()],
+        std::slice::from_ref(&current),
         "{}",
         operator.log_tail()
     );
