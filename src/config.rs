@@ -26,6 +26,10 @@ pub struct OperatorConfig {
     /// When nodes pull the runner image.
     #[arg(long, env = "RUNNER_IMAGE_PULL_POLICY", default_value = "IfNotPresent")]
     pub runner_image_pull_policy: String,
+    /// Where the Pods of Plan Runs reach the API: an `http` URL. Absent: Tasks of role Planner cannot
+    /// be carried out.
+    #[arg(long, env = "API_URL")]
+    pub api_url: Option<String>,
     /// Address of /healthz, /readyz and /metrics.
     #[arg(long, default_value = "0.0.0.0:8081")]
     pub metrics_listen: std::net::SocketAddr,

@@ -488,7 +488,7 @@ fn every_documented_route_has_an_access_rule() {
             routes += 1;
         }
     }
-    assert_eq!(routes, 10);
+    assert_eq!(routes, 11);
     assert!(access(&Method::DELETE, "/tasks/{id}").is_none());
 }
 

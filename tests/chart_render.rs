@@ -285,7 +285,8 @@ fn the_operator_is_told_what_it_needs() {
             "--namespace=team-b",
             "--runner-image=mirror/runner:2",
             "--runner-image-pull-policy=IfNotPresent",
-            "--metrics-listen=0.0.0.0:8081"
+            "--metrics-listen=0.0.0.0:8081",
+            "--api-url=http://opentiger-api.home.svc:4301"
         ])
     );
     let api = container("opentiger-api");

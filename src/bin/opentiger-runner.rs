@@ -8,9 +8,10 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use jiff::Timestamp;
-use opentiger::crd::GoDuration;
 use opentiger::crd::wire::{ContainerResult, Inputs, Outcome, path};
+use opentiger::crd::{GoDuration, Purpose};
 use opentiger::plan::policy;
+use opentiger::runner::planning::hand_over::Api;
 use opentiger::runner::{self, exchange, execute, report};
 
 /// Runs the containers of a Run's Pod.
@@ -28,7 +29,7 @@ enum Step {
     /// Container `agent`: run the executor and verify its work.
     Execute(Execute),
     /// Container `publish`: recompute the change, check it, push it.
-    Publish(Common),
+    Publish(Publish),
     /// Liveness probe of container `agent`.
     Alive(Alive),
     /// The mock executor, started by `execute`.
@@ -44,6 +45,18 @@ struct Common {
     /// Where the result is written for the kubelet.
     #[arg(long, default_value = report::TERMINATION_LOG)]
     termination_log: PathBuf,
+}
+
+#[derive(Args)]
+struct Publish {
+    #[command(flatten)]
+    common: Common,
+    /// Where the API is that takes a plan.
+    #[arg(long)]
+    api_url: Option<String>,
+    /// File with the Run's token for the API.
+    #[arg(long, default_value = path::API_TOKEN)]
+    api_token: PathBuf,
 }
 
 #[derive(Args)]
@@ -74,6 +87,9 @@ struct Mock {
     /// Where the verdict goes.
     #[arg(long, env = "OPENTIGER_VERDICT")]
     verdict: Option<PathBuf>,
+    /// Where the plan goes.
+    #[arg(long, env = "OPENTIGER_PLAN")]
+    plan: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -110,7 +126,7 @@ fn main() -> ExitCode {
                 Ok(result)
             })
         }
-        Step::Publish(common) => report(&common, |inputs| block_on(publish(inputs))),
+        Step::Publish(flags) => report(&flags.common, |inputs| block_on(publish(inputs, &flags))),
         Step::Alive(flags) => alive(&flags),
         Step::Mock(flags) => mock(&flags).unwrap_or_else(|error| {
             eprintln!("[opentiger] {error:#}");
@@ -161,8 +177,13 @@ async fn checkout(inputs: &Inputs) -> anyhow::Result<ContainerResult> {
     Ok(runner::checkout::run(inputs, &runner::checkout::Paths::default(), &stop).await)
 }
 
-async fn publish(inputs: &Inputs) -> anyhow::Result<ContainerResult> {
+async fn publish(inputs: &Inputs, flags: &Publish) -> anyhow::Result<ContainerResult> {
     let stop = exchange::stop_on_signals().context("failed to handle signals")?;
+    if inputs.spec.purpose == Purpose::Plan {
+        let api = Api { url: flags.api_url.clone(), token: flags.api_token.clone() };
+        let paths = runner::checkout::Paths::default();
+        return Ok(runner::planning::publish::run(inputs, &paths, &api, &stop).await);
+    }
     let spec = &inputs.spec.inputs;
     let policy = |changed: &[String]| match policy::check(changed, &spec.allowed_paths, &spec.denied_paths) {
         Ok(violations) => Ok(violations.iter().map(ToString::to_string).collect()),
@@ -210,5 +231,8 @@ fn mock(flags: &Mock) -> anyhow::Result<ExitCode> {
         (Some(_) | None, _) => None,
     };
     let mock = inputs.spec.template.executor.mock.as_ref().context("the run has no mock executor")?;
-    execute::mock::play(&inputs, mock, review).map(ExitCode::from).context("failed to play the mock executor")
+    let plan = flags.plan.as_deref();
+    execute::mock::play(&inputs, mock, review, plan)
+        .map(ExitCode::from)
+        .context("failed to play the mock executor")
 }

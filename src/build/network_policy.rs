@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt;
 use kube::api::ObjectMeta;
 
-use crate::crd::pool::EgressRule;
+use crate::crd::pool::{EgressRule, Role};
 use crate::crd::{AgentPool, labels};
 
 /// Ranges that a model or a repository's code has no business in by default: private and link-local.
@@ -17,10 +17,15 @@ const PRIVATE: [&str; 5] =
 
 /// Builds the policy of `pool`. `repository_url` adds the way to the git host: a NetworkPolicy knows
 /// no host names, so a Service of the cluster is reached by its namespace and an outside host by its
-/// port.
-pub fn build_network_policy(pool: &AgentPool, repository_url: Option<&str>) -> NetworkPolicy {
+/// port. `api_url` adds the way to the API for a pool of planners, whose Pods hand plans over to it.
+pub fn build_network_policy(
+    pool: &AgentPool,
+    repository_url: Option<&str>,
+    api_url: Option<&str>,
+) -> NetworkPolicy {
     let mut egress = vec![dns()];
-    egress.extend(repository_url.and_then(git_host));
+    egress.extend(repository_url.and_then(host));
+    egress.extend(api_url.filter(|_| pool.spec.role == Role::Planner).and_then(host));
     match &pool.spec.egress {
         Some(own) => egress.extend(own.allow.iter().map(rule)),
         None => egress.push(rule(&EgressRule {
@@ -83,8 +88,8 @@ fn port(protocol: &str, port: i32) -> NetworkPolicyPort {
     NetworkPolicyPort { protocol: Some(protocol.into()), port: Some(IntOrString::Int(port)), end_port: None }
 }
 
-/// The way to the host of a repository URL.
-fn git_host(url: &str) -> Option<NetworkPolicyEgressRule> {
+/// The way to the host of a URL.
+fn host(url: &str) -> Option<NetworkPolicyEgressRule> {
     let (host, port_number) = host_and_port(url)?;
     if let Some(namespace) = service_namespace(&host) {
         return Some(NetworkPolicyEgressRule {
@@ -141,6 +146,21 @@ fn service_namespace(host: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::crd::AgentPoolSpec;
+
+    #[test]
+    fn only_a_pool_of_planners_reaches_the_api() {
+        let pool = |role| AgentPool::new("p", AgentPoolSpec { role, ..AgentPoolSpec::default() });
+        let of = |role| {
+            let url = Some("http://ot-api.opentiger.svc:4301");
+            let policy = build_network_policy(&pool(role), None, url);
+            serde_json::to_string(&policy.spec)
+                .expect("json")
+                .contains(r#""kubernetes.io/metadata.name":"opentiger""#)
+        };
+        assert!(of(Role::Planner));
+        assert!(!of(Role::Worker) && !of(Role::Judge));
+    }
 
     #[test]
     fn hosts_and_ports_are_read_from_every_url_form() {

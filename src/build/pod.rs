@@ -12,8 +12,9 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{
     Capabilities, Container, DownwardAPIVolumeFile, DownwardAPIVolumeSource, EmptyDirVolumeSource,
     EnvFromSource, EnvVar, ExecAction, LocalObjectReference, ObjectFieldSelector, Pod, PodSecurityContext,
-    PodSpec, Probe, ResourceRequirements, SeccompProfile, SecretEnvSource, SecretVolumeSource,
-    SecurityContext, Volume, VolumeMount,
+    PodSpec, Probe, ProjectedVolumeSource, ResourceRequirements, SeccompProfile, SecretEnvSource,
+    SecretVolumeSource, SecurityContext, ServiceAccountTokenProjection, Volume, VolumeMount,
+    VolumeProjection,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
@@ -21,7 +22,7 @@ use kube::ResourceExt;
 use kube::api::ObjectMeta;
 
 use super::run::run_labels;
-use crate::crd::wire::{self, container, path};
+use crate::crd::wire::{self, API_AUDIENCE, container, path};
 use crate::crd::{GoDuration, Purpose, Run, RunSpec, labels};
 
 /// One uid, gid and fsGroup for the whole Pod.
@@ -35,11 +36,20 @@ const DEADLINE_PUBLISH_SECS: i64 = 300;
 /// Time between SIGTERM and SIGKILL; the runner ends its process group by half of it.
 const GRACE_SECS: i64 = 30;
 
+/// Volume of the Run's token for the API.
+const API_TOKEN: &str = "api-token";
+/// Where it is mounted; [`path::API_TOKEN`] lies in it.
+const API_TOKEN_DIR: &str = "/credentials/api";
+/// How long the token is valid; the kubelet renews it in time.
+const API_TOKEN_SECS: i64 = 3600;
+
 /// Where the runner comes from.
 #[derive(Clone, Debug)]
 pub struct RunnerImage {
     pub image: String,
     pub pull_policy: String,
+    /// Where Pods reach the API, which takes plans.
+    pub api_url: Option<String>,
 }
 
 /// Why a Pod cannot be built.
@@ -49,6 +59,8 @@ pub enum BuildError {
         "the Task is too large: its inputs are {bytes} bytes and at most {max} fit into a Pod, shorten goal, context or path lists"
     )]
     InputsTooLarge { bytes: usize, max: usize },
+    #[error("the operator was not told where the API is (--api-url), so a plan could not be handed over")]
+    NoApi,
     #[error("the inputs cannot be encoded: {0}")]
     Encode(String),
 }
@@ -60,6 +72,9 @@ pub enum BuildError {
 pub fn build_pod(run: &Run, runner: &RunnerImage, term: i64) -> Result<Pod, BuildError> {
     let inputs = encode_inputs(run)?;
     let spec = &run.spec;
+    if spec.purpose == Purpose::Plan && runner.api_url.is_none() {
+        return Err(BuildError::NoApi);
+    }
     let mut pod_labels = run_labels(spec, term);
     pod_labels.insert(labels::RUN.into(), run.name_any());
     let annotations = [
@@ -244,24 +259,57 @@ fn publish(spec: &RunSpec, runner: &RunnerImage) -> Container {
         mount("scratch", "/tmp", false),
     ];
     match spec.purpose {
-        Purpose::Execute | Purpose::Plan => {
+        Purpose::Execute => {
             mounts.push(mount("workspace", path::WORKSPACE, true));
             mounts.push(mount("exchange", path::EXCHANGE, true));
             mounts.extend(credentials_mount(spec));
         }
         Purpose::Judge => mounts.push(mount("exchange", path::EXCHANGE, true)),
+        Purpose::Plan => {
+            mounts.push(mount("exchange", path::EXCHANGE, true));
+            mounts.push(mount(API_TOKEN, API_TOKEN_DIR, true));
+        }
         Purpose::Merge => mounts.extend(credentials_mount(spec)),
     }
     Container {
         name: container::PUBLISH.into(),
         image: Some(runner.image.clone()),
         image_pull_policy: Some(runner.pull_policy.clone()),
-        command: Some(vec!["/opentiger-runner".into(), "publish".into()]),
+        command: Some(publish_command(spec, runner)),
         env: Some(vec![env("HOME", "/tmp")]),
         resources: Some(runner_resources()),
         security_context: Some(security_context()),
         volume_mounts: Some(mounts),
         ..Container::default()
+    }
+}
+
+/// Only a plan is told where the API is.
+fn publish_command(spec: &RunSpec, runner: &RunnerImage) -> Vec<String> {
+    let mut command = vec!["/opentiger-runner".to_string(), "publish".into()];
+    if let Some(url) = runner.api_url.as_ref().filter(|_| spec.purpose == Purpose::Plan) {
+        command.extend(["--api-url".into(), url.clone()]);
+    }
+    command
+}
+
+/// The Run's token: for the API alone, bound to this Pod, renewed by the kubelet. It opens nothing in
+/// Kubernetes.
+fn api_token() -> Volume {
+    Volume {
+        name: API_TOKEN.into(),
+        projected: Some(ProjectedVolumeSource {
+            sources: Some(vec![VolumeProjection {
+                service_account_token: Some(ServiceAccountTokenProjection {
+                    audience: Some(API_AUDIENCE.into()),
+                    expiration_seconds: Some(API_TOKEN_SECS),
+                    path: "token".into(),
+                }),
+                ..VolumeProjection::default()
+            }]),
+            default_mode: Some(0o440),
+        }),
+        ..Volume::default()
     }
 }
 
@@ -294,6 +342,7 @@ fn volumes(spec: &RunSpec) -> Vec<Volume> {
             empty_dir("tmp", "4Gi"),
         ]);
     }
+    volumes.extend((spec.purpose == Purpose::Plan).then(api_token));
     volumes.extend(spec.repository.credentials_secret_ref.as_ref().map(|secret| Volume {
         name: "git-credentials".into(),
         secret: Some(SecretVolumeSource {
@@ -380,7 +429,7 @@ mod tests {
         run.spec.inputs.timebox = GoDuration("10m".into());
         run.spec.template.credentials_secret_ref = Some(SecretRef { name: "model".into() });
         run.spec.repository.credentials_secret_ref = Some(SecretRef { name: "git".into() });
-        let runner = RunnerImage { image: "runner:1".into(), pull_policy: "IfNotPresent".into() };
+        let runner = RunnerImage { image: "runner:1".into(), pull_policy: "IfNotPresent".into(), api_url: None };
         build_pod(&run, &runner, 1).expect("small")
     }
 

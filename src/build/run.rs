@@ -7,6 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::ResourceExt;
 use kube::api::ObjectMeta;
 
+use crate::crd::planner::PlanTarget;
 use crate::crd::pool::Role;
 use crate::crd::run::{ReviewTarget, RunInputs, RunLimits, RunRepository, RunTemplate, TaskRef};
 use crate::crd::{AgentPool, GoDuration, Purpose, Run, RunSpec, System, Task, labels, names, words};
@@ -44,10 +45,27 @@ pub fn build_run(task: &Task, system: &System, pool: &AgentPool, slot: &Slot) ->
         attempt,
         purpose: task.purpose(),
         role: task.spec.role,
+        plan: plan_target(task, system),
         inputs,
         ..spec(task, system, pool, slot, base, branch)
     };
     owned(task, name, spec, slot.term)
+}
+
+/// What a Plan Run is told besides its Task.
+fn plan_target(task: &Task, system: &System) -> Option<PlanTarget> {
+    if task.purpose() != Purpose::Plan {
+        return None;
+    }
+    let settings = &system.spec.planner;
+    let last = system.status.as_ref().and_then(|status| status.planner.as_ref());
+    let last = last.map(|planner| planner.last_signature.clone()).filter(|signature| !signature.is_empty());
+    let own = task.labels().get(labels::CREATED_BY).is_some_and(|by| by == labels::PLANNER);
+    Some(PlanTarget {
+        // A Task that a person wrote says itself what it is planned from.
+        requirement_path: settings.requirement_path.clone().filter(|_| own),
+        unless_signature: last.filter(|_| own && settings.skip_same_signature),
+    })
 }
 
 /// Builds the next Judge or Merge Run of the Task's `status.judge`: `purpose` says which, and any other

@@ -32,7 +32,8 @@ impl Cached for Task {
     fn index(&self) -> Option<&str> {
         self.metadata.labels.as_ref()?.get(labels::PARENT_UID).map(String::as_str)
     }
-    /// An ended Task is kept for its name and phase only (dependencies refer to it).
+    /// An ended Task is kept for its name, its labels and its phase only (dependencies refer to it, and
+    /// the planner to the plan that it belongs to).
     fn slim(&mut self) {
         self.metadata.managed_fields = None;
         if !self.status.as_ref().is_some_and(|s| s.phase.is_terminal()) {
@@ -40,7 +41,9 @@ impl Cached for Task {
         }
         let cancel = self.spec.cancel;
         self.spec = crate::crd::TaskSpec { cancel, ..Default::default() };
-        self.metadata.annotations = None;
+        if let Some(annotations) = self.metadata.annotations.as_mut() {
+            annotations.retain(|key, _| key == labels::PLAN_SIGNATURE);
+        }
         if let Some(status) = self.status.as_mut() {
             status.transitions = Vec::new();
             status.conditions = Vec::new();

@@ -11,6 +11,7 @@ pub mod mirror;
 pub mod mirror_intake;
 pub mod operation;
 pub mod operator;
+pub mod planner;
 pub mod pool;
 pub mod probes;
 pub mod queue;

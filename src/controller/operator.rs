@@ -188,6 +188,7 @@ fn assemble(
         runner: RunnerImage {
             image: config.runner_image.clone(),
             pull_policy: config.runner_image_pull_policy.clone(),
+            api_url: config.api_url.clone(),
         },
         logs: database.filter(|_| config.keep_logs),
         archive: Gate::default(),

@@ -141,7 +141,7 @@ fn plan_status(
 /// Applies the NetworkPolicy when the pool's or the System's spec asks for another one than was last
 /// applied in this process; server-side apply of an equal object changes nothing.
 async fn apply_network_policy(ctx: &Context, pool: &AgentPool, url: Option<&str>) -> Result<(), Error> {
-    let policy = build_network_policy(pool, url);
+    let policy = build_network_policy(pool, url, ctx.runner.api_url.as_deref());
     let fingerprint = serde_json::to_string(&policy.spec).unwrap_or_default();
     let uid = pool.uid().unwrap_or_default();
     if ctx.policies.is(&uid, &fingerprint) {

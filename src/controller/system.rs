@@ -7,7 +7,9 @@ use kube::api::{Api, ListParams};
 use kube::{Client, ResourceExt};
 
 use super::context::Context;
+use super::planner;
 use super::queue::Action;
+use super::run::until;
 use super::upkeep;
 use crate::cluster::{Error, Key};
 use crate::crd::system::component;
@@ -46,10 +48,18 @@ pub async fn reconcile(ctx: Arc<Context>, key: Key) -> Result<Action, Error> {
             ctx.stop.cancel();
         }
         Some(term) => {
-            let status = plan_status(&system, term, ctx.now());
+            let now = ctx.now();
+            let mut status = plan_status(&system, term, now);
+            let again = planner::step(&ctx, &system, &mut status, now).await?;
             let look = upkeep::apply_status(&ctx, &system, status).await?;
             let removal = upkeep::remove_finished(&ctx, &system).await?;
-            return Ok(look.into_iter().chain(removal).min().map_or(Action::Await, Action::After));
+            let again = again.map(|at| until(at, now));
+            return Ok(look
+                .into_iter()
+                .chain(removal)
+                .chain(again)
+                .min()
+                .map_or(Action::Await, Action::After));
         }
     }
     Ok(Action::Await)

@@ -13,6 +13,7 @@ use super::mirror::{Kind, Mirror, Mirrored};
 use super::pool::WRITE_EVERY;
 use super::queue::WorkQueue;
 use crate::cluster::{Cached, Change, Key, Store};
+use crate::crd::pool::Role;
 use crate::crd::{
     AgentPool, Operation, OperationPhase, OperationType, PodFacts, Run, System, Task, labels, system,
 };
@@ -106,6 +107,7 @@ impl Wiring {
                 Change::Applied(task) => wiring.task_applied(task),
                 Change::Deleted(task) => {
                     wiring.note_next(task, true);
+                    wiring.wake_planner(task);
                     let ns = task.key().namespace;
                     wiring.tell(&ns, Fact::TaskGone(task.uid().to_string()));
                     wiring.receivers.books.with(&ns, |books| books.task_gone(task.uid()));
@@ -129,6 +131,7 @@ impl Wiring {
 
     fn task_applied(&self, task: &Arc<Task>) {
         self.note_next(task, false);
+        self.wake_planner(task);
         let key = task.key();
         self.tell(&key.namespace, Fact::Task(facts::task(task)));
         self.receivers.books.task(&key.namespace, task);
@@ -141,6 +144,13 @@ impl Wiring {
         }
         if !status.is_some_and(|s| s.phase.is_terminal()) {
             self.queues.tasks.add(key);
+        }
+    }
+
+    /// The end of a Task that plans is taken in by the system controller.
+    fn wake_planner(&self, task: &Task) {
+        if task.spec.role == Role::Planner {
+            self.queues.systems.add(Key::new(&task.key().namespace, system::NAME));
         }
     }
 

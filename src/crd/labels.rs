@@ -26,7 +26,7 @@ pub const PARENT_UID: &str = "opentiger.dev/parent-uid";
 /// Who made a Task that no person applied: `rework`, `judge`, `planner`, `api`. Only Tasks with this
 /// label are pruned.
 pub const CREATED_BY: &str = "opentiger.dev/created-by";
-/// Why a Task of ours was made, e.g. `rework`, `autofix`, `autofix_conflict`, `recreate`, `docser`.
+/// Why a Task of ours was made, e.g. `plan`, `rework`, `autofix`, `autofix_conflict`, `recreate`, `docser`.
 pub const ORIGIN: &str = "opentiger.dev/origin";
 /// Number of rework splits between a Task and its first ancestor.
 pub const REWORK_DEPTH: &str = "opentiger.dev/rework-depth";
@@ -39,6 +39,10 @@ pub const MERGE_INTO: &str = "opentiger.dev/merge-into";
 pub const TERM: &str = "opentiger.dev/term";
 /// `app.kubernetes.io/managed-by`.
 pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+/// Value of [`CREATED_BY`] of Tasks that plan and that were planned.
+pub const PLANNER: &str = "planner";
+/// Value of [`ORIGIN`] of the same.
+pub const PLAN: &str = "plan";
 /// Value of [`MANAGED_BY`].
 pub const MANAGER: &str = "opentiger";
 
@@ -50,6 +54,10 @@ pub const AREAS: &str = "opentiger.dev/areas";
 pub const REQUEST_KEY: &str = "opentiger.dev/request-key";
 /// Annotation on Tasks made by the API: hash of the request's body.
 pub const REQUEST_HASH: &str = "opentiger.dev/request-hash";
+/// Annotation on planned Tasks: signature of their plan.
+pub const PLAN_SIGNATURE: &str = "opentiger.dev/plan-signature";
+/// Annotation on planned Tasks: hash of the plan that they belong to.
+pub const PLAN_HASH: &str = "opentiger.dev/plan-hash";
 /// Annotation on CRDs: hash of the schema, compared by the operator at start.
 pub const SCHEMA_HASH: &str = "opentiger.dev/schema-hash";
 

@@ -11,6 +11,7 @@ pub mod judge;
 pub mod labels;
 pub mod names;
 pub mod operation;
+pub mod planner;
 pub mod pod;
 pub mod pool;
 pub mod recovery;

@@ -206,6 +206,10 @@ pub enum ExecutorType {
 /// path of the change as a patch. The program writes its verdict as JSON to the file that
 /// `OPENTIGER_VERDICT` names: `{"pass": bool, "confidence": 0..1 or percent, "issues": [{"severity":
 /// "error|warning|info", "message", "file", "line"}], "summary"}`, and ends with exit code 0.
+///
+/// In a Pool of role Planner the program writes its plan as JSON to the file that `OPENTIGER_PLAN`
+/// names: `{"tasks": [{"title", "goal", "role", "allowedPaths", "commands", "dependsOn", ...}],
+/// "warnings": []}`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct CommandExecutor {

@@ -10,6 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::judge::ReviewRules;
+use super::planner::PlanTarget;
 use super::pool::{Executor, ImagePullPolicy, Resources, Role};
 use super::recovery::FailureDetail;
 use super::restart::AgentCrash;
@@ -123,6 +124,9 @@ pub struct RunSpec {
     /// For purposes Judge and Merge: what is reviewed or merged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub review: Option<ReviewTarget>,
+    /// For purpose Plan: what is planned from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<PlanTarget>,
     pub inputs: RunInputs,
     pub repository: RunRepository,
     pub template: RunTemplate,

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::budget::{Budgets, TokenLedger};
 use super::cycle::{CycleSettings, CycleStatus};
+use super::planner::{PlannerSettings, PlannerStatus};
 use super::restart::AutoRestart;
 use super::retention::Retention;
 use super::run::SecretRef;
@@ -70,6 +71,9 @@ pub struct SystemSpec {
     /// How long finished Runs and Tasks are kept.
     #[serde(default)]
     pub retention: Retention,
+    /// Whether and from what Tasks are planned.
+    #[serde(default)]
+    pub planner: PlannerSettings,
 }
 
 /// Whether Runs may start.
@@ -395,6 +399,9 @@ pub struct SystemStatus {
     /// Tokens used in the present hour and day.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub usage: Option<TokenLedger>,
+    /// Where planning stands; absent until it is first enabled.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub planner: Option<PlannerStatus>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 24))]
     pub conditions: Vec<Condition>,
@@ -423,6 +430,8 @@ pub mod condition {
     pub const JUDGE_BACKLOG: &str = "JudgeBacklog";
     /// Tasks wait although agents are free.
     pub const IDLE_AGENTS: &str = "IdleAgents";
+    /// True while a plan is made; False with what keeps the next one from being made.
+    pub const PLANNER: &str = "Planner";
 }
 
 /// Names of the components that can be stopped and started besides agents.

@@ -30,6 +30,8 @@ pub const MAX_TRANSITIONS: usize = 20;
     validation = Rule::new("!self.metadata.name.contains('.')").message("name: must not contain '.', use lower case letters, digits and '-'"),
     validation = Rule::new("!has(self.spec.dependencies) || !(self.metadata.name in self.spec.dependencies)").message("spec.dependencies: a Task must not depend on itself, remove its own name"),
     validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.phase) || !(oldSelf.status.phase in ['Done', 'Cancelled']) || self.spec == oldSelf.spec").message("spec: the Task has ended (Done or Cancelled) and cannot be edited, create a new Task"),
+    validation = Rule::new("!has(self.spec.role) || self.spec.role != 'Judge'").message("spec.role: must not be Judge, reviews are started for Tasks of the other roles"),
+    validation = Rule::new("(has(self.spec.role) && self.spec.role == 'Planner') == (has(self.spec.kind) && self.spec.kind == 'plan')").message("spec.kind: role Planner goes with kind plan, and kind plan with role Planner"),
     printcolumn(name = "Status", type_ = "string", json_path = ".status.phase"),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.blockReason"),
     printcolumn(name = "Lane", type_ = "string", json_path = ".status.effective.lane"),

@@ -17,6 +17,8 @@ pub const MAX_RESULT_BYTES: usize = 2048;
 pub const MAX_SUMMARY_BYTES: usize = 1536;
 /// Largest `failure` in a result, in bytes.
 pub const MAX_DETAIL_BYTES: usize = 768;
+/// Audience of the token with which a Plan Run's Pod opens the API, and nothing else.
+pub const API_AUDIENCE: &str = "opentiger-api";
 /// Largest input document, in bytes.
 pub const MAX_INPUTS_BYTES: usize = 128 * 1024;
 
@@ -81,6 +83,8 @@ pub mod path {
     pub const EXCHANGE: &str = "/exchange";
     /// Git credentials; mounted in `checkout` and `publish` only.
     pub const CREDENTIALS: &str = "/credentials/git";
+    /// The Run's token for the API; mounted in `publish` of a plan only.
+    pub const API_TOKEN: &str = "/credentials/api/token";
     /// Writable home.
     pub const HOME: &str = "/home/agent";
 }

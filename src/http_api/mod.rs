@@ -8,6 +8,8 @@ pub mod auth_kubernetes;
 pub mod error;
 pub mod health;
 pub mod observe;
+pub mod plan_store;
+pub mod plans;
 pub mod query;
 pub mod retry;
 pub mod runs;
@@ -34,12 +36,13 @@ use utoipa::OpenApi;
 use utoipa::openapi::security::{
     ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme,
 };
-use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouterExt};
 use utoipa_axum::routes;
 
 use self::auth::{ApiKeys, Auth};
 use self::auth_kubernetes::KubernetesAuth;
 use self::error::ApiError;
+use self::plan_store::{KubernetesPlans, PlanStore};
 use self::state::ApiState;
 use self::task_writer::{KubernetesTasks, TaskWriter};
 use crate::postgres::{self, DatabaseConfig};
@@ -122,11 +125,16 @@ pub fn state(config: &ApiConfig) -> Result<ApiState, Error> {
         let writer: Arc<dyn TaskWriter> = Arc::new(KubernetesTasks::new(client, &config.namespace));
         writer
     });
+    let plans = config.client.clone().map(|client| {
+        let plans: Arc<dyn PlanStore> = Arc::new(KubernetesPlans::new(client, &config.namespace));
+        plans
+    });
     Ok(ApiState {
         pool: postgres::connect(&config.database).map_err(Error::Database)?,
         namespace: config.namespace.as_str().into(),
         auth: Arc::new(Auth { keys, kubernetes, insecure: open && config.insecure_no_auth }),
         writer,
+        plans,
         now: config.now,
     })
 }
@@ -147,6 +155,7 @@ fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(runs::list))
         .routes(routes!(runs::get))
         .routes(routes!(runs::logs))
+        .routes(routes!(plans::hand_over).layer(DefaultBodyLimit::max(plans::MAX_PLAN_BYTES)))
         .routes(routes!(agents::list))
         .routes(routes!(agents::get))
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::auth::Auth;
+use super::plan_store::PlanStore;
 use super::task_writer::TaskWriter;
 use crate::postgres::Pool;
 
@@ -17,6 +18,8 @@ pub struct ApiState {
     pub auth: Arc<Auth>,
     /// Creates Tasks; without it `POST /tasks` answers 503.
     pub writer: Option<Arc<dyn TaskWriter>>,
+    /// Takes plans; without it `POST /runs/{id}/tasks` answers 503.
+    pub plans: Option<Arc<dyn PlanStore>>,
     /// The clock.
     pub now: fn() -> Timestamp,
 }

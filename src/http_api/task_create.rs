@@ -172,7 +172,7 @@ fn replayed(existing: Task, request: &Request) -> Result<Task, ApiError> {
 }
 
 /// What the API server's validation said, with the field's name as in the body where there is one.
-fn refused(status: &kube::core::Status) -> ApiError {
+pub(super) fn refused(status: &kube::core::Status) -> ApiError {
     let causes = status.details.as_ref().map(|d| d.causes.as_slice()).unwrap_or_default();
     match causes.iter().find(|c| !c.field.is_empty()) {
         Some(cause) => {
@@ -183,7 +183,7 @@ fn refused(status: &kube::core::Status) -> ApiError {
     }
 }
 
-fn unavailable(error: &kube::Error) -> ApiError {
+pub(super) fn unavailable(error: &kube::Error) -> ApiError {
     tracing::warn!(error = error as &dyn std::error::Error, "task cannot be created");
     kubernetes_unavailable()
 }

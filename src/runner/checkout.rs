@@ -23,6 +23,7 @@ use super::exchange;
 use super::git::failure::CODE_ENVIRONMENT;
 use super::git::remote::{Remote, retry};
 use super::git::{FailureKind, Git, GitError, IDENTITY};
+use super::planning;
 use super::review::{self, ReviewError};
 use crate::crd::Purpose;
 use crate::crd::wire::{ContainerResult, Inputs, Outcome, path};
@@ -163,6 +164,9 @@ async fn prepare(inputs: &Inputs, paths: &Paths, stop: &CancellationToken) -> Re
         .and_then(|text| fs::write(paths.state(), text))
         .map_err(file("write what was found"))?;
     hand_over(paths)?;
+    if inputs.spec.purpose == Purpose::Plan {
+        planning::prepare(inputs, paths, &bare, &state.base).await?;
+    }
     Ok(state)
 }
 

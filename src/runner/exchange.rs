@@ -130,6 +130,11 @@ pub fn read_result(dir: &Path) -> Option<ContainerResult> {
 
 /// Reads a file that the agent left, as carefully as [`read_result`].
 pub fn read_text(dir: &Path, name: &str) -> Option<String> {
+    read_text_within(dir, name, MAX_RESULT_FILE_BYTES)
+}
+
+/// As [`read_text`], with another limit in bytes.
+pub fn read_text_within(dir: &Path, name: &str, limit: u64) -> Option<String> {
     let file = OpenOptions::new()
         .read(true)
         .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits())
@@ -139,8 +144,8 @@ pub fn read_text(dir: &Path, name: &str) -> Option<String> {
         return None;
     }
     let mut bytes = Vec::new();
-    file.take(MAX_RESULT_FILE_BYTES + 1).read_to_end(&mut bytes).ok()?;
-    if bytes.len() as u64 > MAX_RESULT_FILE_BYTES {
+    file.take(limit.saturating_add(1)).read_to_end(&mut bytes).ok()?;
+    if bytes.len() as u64 > limit {
         return None;
     }
     String::from_utf8(bytes).ok()

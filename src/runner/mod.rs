@@ -7,6 +7,7 @@ pub mod checkout;
 pub mod exchange;
 pub mod execute;
 pub mod git;
+pub mod planning;
 pub mod publish;
 pub mod report;
 pub mod review;

@@ -3,8 +3,8 @@
 use std::fs;
 
 use jiff::{SignedDuration, Timestamp};
-use opentiger::crd::GoDuration;
 use opentiger::crd::pool::{MockExecutor, MockOutcome, Role};
+use opentiger::crd::{GoDuration, Purpose};
 use rstest::rstest;
 
 use crate::pod::Pod;
@@ -44,6 +44,35 @@ fn nothing_changed(#[case] goal: &str, #[case] expected: &str) {
     pod.inputs.spec.inputs.title = "Work".into();
     pod.inputs.spec.inputs.goal = goal.into();
     assert_eq!(pod.run().brief(), expected);
+}
+
+#[rstest]
+#[case::command(
+    Pod::shell(r#"echo '{"tasks": [1]}' > "$OPENTIGER_PLAN"; echo "$OPENTIGER_PLAN" > "$OUTSIDE/seen""#),
+    r#"{"tasks": [1]}"#
+)]
+#[case::mock(Pod::mock(MockOutcome::Succeed), "Planned by the mock executor")]
+fn a_planner_writes_its_plan_and_nothing_is_verified(#[case] pod: Pod, #[case] plan: &str) {
+    let mut pod = pod.commands(&["false"]);
+    pod.inputs.spec.purpose = Purpose::Plan;
+    let ended = pod.run();
+    assert_eq!(ended.brief(), "Success - 0", "{}", ended.stderr);
+    let written = fs::read_to_string(pod.exchange().join("plan.json")).expect("a plan");
+    assert!(written.contains(plan), "{written}");
+    let prompt = fs::read_to_string(pod.exchange().join("prompt.md")).expect("a prompt");
+    assert!(
+        prompt.contains("## Requirement\n\nImplement it.\n") && prompt.contains("OPENTIGER_PLAN"),
+        "{prompt}"
+    );
+}
+
+#[test]
+fn no_model_is_paid_for_a_plan_that_would_be_the_last_one_again() {
+    let mut pod = Pod::shell("touch \"$OUTSIDE/started\"");
+    pod.inputs.spec.purpose = Purpose::Plan;
+    fs::write(pod.exchange().join("plan.skip"), "").expect("write");
+    assert_eq!(pod.run().brief(), "Noop - 0");
+    assert!(!pod.outside("started").exists());
 }
 
 #[test]

@@ -219,5 +219,6 @@ fn a_task_that_waits_for_a_provider_is_held_but_not_one_that_waits_for_a_review(
     assert_eq!(status.block_reason, Some(BlockReason::NeedsRework));
     let reviewed = task.status.as_mut().unwrap();
     (reviewed.block_reason, reviewed.retry_at) = (Some(BlockReason::AwaitingJudge), None);
-    let TaskPlan::Wait { until: _ } = decide(&task, &[&run], Some(10), 22) else { panic!("it is not") };
+    let TaskPlan::Write(status) = decide(&task, &[&run], Some(10), 22) else { panic!("it is asked for") };
+    assert_ne!(status.transitions.last().unwrap().reason, "task_budget");
 }

@@ -88,16 +88,6 @@ fn failed(code: &str, summary: &str) -> RunStatus {
     }
 }
 
-/// A Task that repairs the result of `parent`.
-fn repair(parent: &Task, phase: TaskPhase) -> Task {
-    let mut repair = task("repair");
-    repair.metadata.creation_timestamp = Some(Time(at(30)));
-    let own = [(labels::ORIGIN, "autofix".to_string()), (labels::PARENT_UID, parent.uid().unwrap())];
-    repair.metadata.labels = Some(own.map(|(key, value)| (key.to_string(), value)).into());
-    repair.status.as_mut().unwrap().phase = phase;
-    repair
-}
-
 #[test]
 fn a_failure_is_left_alone_for_its_cooldown_c63() {
     let mut world = World::new("a");
@@ -233,35 +223,6 @@ fn a_child_whose_name_is_taken_leaves_the_task_to_a_person() {
     world.task.metadata.generation = Some(2);
     assert!(world.step(at(9999)));
     assert_eq!(world.last(), ("task.requeued", "spec_edited"));
-}
-
-#[test]
-fn a_task_is_held_while_another_repairs_its_result_c89() {
-    let mut world = World::new("a");
-    let needs_rework = TaskStatus {
-        phase: TaskPhase::Blocked,
-        block_reason: Some(BlockReason::NeedsRework),
-        next: Some(Next { detail: "reviewed".into(), ..Next::default() }),
-        ..TaskStatus::default()
-    };
-    world.task.status = Some(needs_rework);
-    world.task.metadata.generation = None;
-    world.children = vec![repair(&world.task, TaskPhase::Running)];
-    world.step(at(0));
-    assert!(!world.step(at(99_999)), "however long it takes");
-    assert!(world.status().next.as_ref().unwrap().detail.contains("repair"));
-    let held = world.task.clone();
-    world.children = vec![repair(&held, TaskPhase::Done)];
-    assert!(world.step(at(100_000)));
-    assert_eq!(
-        (world.status().phase, world.status().superseded_by.as_str()),
-        (TaskPhase::Cancelled, "repair")
-    );
-    // One that ended without a repair leaves the work to the Task itself.
-    world.task = held;
-    world.children = vec![repair(&world.task, TaskPhase::Cancelled)];
-    assert!(world.step(at(100_000)));
-    assert_eq!((world.status().phase, world.last().1), (TaskPhase::Queued, "autofix_ended_retry"));
 }
 
 #[test]

@@ -20,6 +20,9 @@ use crate::runner::review::bundle;
 
 /// File that is written when none is named.
 const DEFAULT_FILE: &str = "mock.txt";
+/// Plan that is written when no content is given.
+const DEFAULT_PLAN: &str = r#"{"tasks": [{"title": "Planned by the mock executor", "goal": "The file mock.txt exists.",
+"allowedPaths": ["mock.txt"], "timeboxMinutes": 30}]}"#;
 /// Time until the limit resets when none is stated.
 const DEFAULT_RESET: Duration = Duration::from_secs(30);
 /// What `Garbage` prints.
@@ -50,11 +53,16 @@ pub fn ordinal(inputs: &Inputs) -> i32 {
 }
 
 /// Plays the script as the executor, in the current directory. Returns the exit code. `review` is there
-/// when a review is to be made.
+/// when a review is to be made, `plan` (the file for it) when a plan is.
 ///
 /// # Errors
 /// When a file or the output cannot be written.
-pub fn play(inputs: &Inputs, mock: &MockExecutor, review: Option<Review>) -> io::Result<u8> {
+pub fn play(
+    inputs: &Inputs,
+    mock: &MockExecutor,
+    review: Option<Review>,
+    plan: Option<&Path>,
+) -> io::Result<u8> {
     if let Some(delay) = mock.delay.as_ref().and_then(GoDuration::parse) {
         std::thread::sleep(delay);
     }
@@ -62,12 +70,16 @@ pub fn play(inputs: &Inputs, mock: &MockExecutor, review: Option<Review>) -> io:
     let outcome = outcome(mock, inputs);
     match outcome {
         MockOutcome::Succeed | MockOutcome::Reject => {
-            match review {
-                None => {
+            match (review, plan) {
+                (None, Some(plan)) => {
+                    fs::write(plan, mock.content.as_deref().unwrap_or(DEFAULT_PLAN))?;
+                    writeln!(out, "wrote the plan")?;
+                }
+                (None, None) => {
                     let path = write_file(inputs, mock)?;
                     writeln!(out, "wrote {}", path.display())?;
                 }
-                Some(review) => {
+                (Some(review), _) => {
                     write_verdict(inputs, mock, review, outcome == MockOutcome::Succeed)?;
                     writeln!(out, "wrote the verdict")?;
                 }

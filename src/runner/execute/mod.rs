@@ -9,6 +9,7 @@ pub mod heartbeat;
 mod mask;
 pub mod mock;
 mod output;
+mod planning;
 pub(super) mod process;
 mod prompt;
 mod review;
@@ -95,7 +96,8 @@ pub async fn run(
         }
     };
     let worked = match inputs.spec.purpose {
-        Purpose::Execute | Purpose::Merge | Purpose::Plan => work(&mut supervisor, inputs, settings).await,
+        Purpose::Execute | Purpose::Merge => work(&mut supervisor, inputs, settings).await,
+        Purpose::Plan => planning::work(&mut supervisor, inputs, settings).await,
         Purpose::Judge => review::work(&mut supervisor, inputs, settings).await,
     };
     let mut result = worked.unwrap_or_else(|early| *early);
@@ -248,6 +250,7 @@ fn executor(inputs: &Inputs, settings: &Settings, files: &Files) -> Result<Progr
     ];
     env.extend(own.map(|(name, value)| (name.into(), value)));
     env.extend(review::environment(inputs, settings));
+    env.extend(planning::environment(inputs, settings));
     let cwd = settings.checkout.clone();
     Ok(Program { argv, cwd, env, limit, loop_limit: Some(LOOP_LIMIT), sweep: true, output: Output::Forward })
 }

@@ -86,7 +86,11 @@ impl Floor {
             "transitions": [transition(1, "Running", &run_name)],
         });
         self.patch(&self.tasks, name, running).await?;
-        let runner = RunnerImage { image: "localhost/runner".into(), pull_policy: "IfNotPresent".into() };
+        let runner = RunnerImage {
+            image: "localhost/runner".into(),
+            pull_policy: "IfNotPresent".into(),
+            api_url: None,
+        };
         self.pods
             .create(&create, &build_pod(&run, &runner, slot.term)?)
             .await

@@ -1,0 +1,152 @@
+//! Planning: the settings in the System, where planning stands, and what a Plan Run is told.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{GoDuration, task::TaskSpec};
+
+/// Whether and from what Tasks are planned.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!self.enabled || has(self.requirement) != has(self.requirementPath)").message("planner: name what to plan from, either requirement or requirementPath"))]
+pub struct PlannerSettings {
+    /// True: an agent of role Planner turns the requirement into Tasks.
+    #[serde(default)]
+    pub enabled: bool,
+    /// The requirement itself, as markdown. Sections Goal, Acceptance Criteria, Allowed Paths and so on
+    /// are understood, none is needed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16384))]
+    #[x_kube(validation = Rule::new("self.matches('\\\\S')").message("requirement: must not be empty or blank"))]
+    pub requirement: Option<String>,
+    /// Path of the requirement in the repository, on the base branch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512))]
+    #[x_kube(validation = Rule::new("!self.startsWith('/') && !self.matches('(^|/)[.][.](/|$)')").message("requirementPath: must be relative to the repository and must not contain '..'"))]
+    pub requirement_path: Option<String>,
+    /// Least time between two plans, and between two tries.
+    #[serde(default = "default_interval")]
+    #[x_kube(validation = Rule::new("self.matches('^([0-9]+([.][0-9]+)?(ms|s|m|h))+$') && duration(self) >= duration('1s') && duration(self) <= duration('720h')").message("interval: must be a duration between 1s and 720h, such as 5m"))]
+    pub interval: GoDuration,
+    /// The same requirement for the same head of the base branch is not planned a second time.
+    #[serde(default = "default_true")]
+    pub skip_same_signature: bool,
+    /// Plan whenever the backlog is empty. False: nothing is planned without being asked for.
+    #[serde(default = "default_true")]
+    pub auto_replan: bool,
+    /// Time the agent may plan.
+    #[serde(default = "default_timebox")]
+    #[x_kube(validation = Rule::new("self.matches('^([0-9]+([.][0-9]+)?(ms|s|m|h))+$') && duration(self) >= duration('1m') && duration(self) <= duration('24h')").message("timebox: must be a duration between 1m and 24h, such as 20m"))]
+    pub timebox: GoDuration,
+}
+
+impl Default for PlannerSettings {
+    fn default() -> Self {
+        Self {
+            enabled: false,
+            requirement: None,
+            requirement_path: None,
+            interval: default_interval(),
+            skip_same_signature: true,
+            auto_replan: true,
+            timebox: default_timebox(),
+        }
+    }
+}
+
+impl PlannerSettings {
+    /// `interval` as a duration.
+    pub fn interval(&self) -> Duration {
+        GoDuration::or(Some(&self.interval), Duration::from_secs(300))
+    }
+}
+
+fn default_interval() -> GoDuration {
+    GoDuration::from_secs(300)
+}
+
+fn default_timebox() -> GoDuration {
+    GoDuration::from_secs(1200)
+}
+
+fn default_true() -> bool {
+    true
+}
+
+/// Where planning stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PlannerStatus {
+    /// Task that is planning.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 63))]
+    pub current: String,
+    /// Tasks that have planned so far; part of the next one's name.
+    pub rounds: i64,
+    /// When planning was last started, or ended without a plan.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub last_tried_at: Option<Timestamp>,
+    /// When the last Task that plans was seen to have ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub last_ended_at: Option<Timestamp>,
+    /// When the last plan was made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub last_planned_at: Option<Timestamp>,
+    /// Hash of requirement, head, repository and branch of the last plan.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 64))]
+    pub last_signature: String,
+    /// How the last round ended, for people.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 512))]
+    pub last_result: String,
+}
+
+/// A plan as the Pod of a Plan Run hands it over to the API.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PlanHandOver {
+    /// Hash of requirement, head, repository and branch.
+    pub signature: String,
+    /// The Tasks, each after those that it depends on.
+    pub tasks: Vec<PlanTask>,
+}
+
+/// One Task of a plan.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PlanTask {
+    pub name: String,
+    pub spec: TaskSpec,
+}
+
+/// What has become of a plan.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HandedOver {
+    /// Names of the Tasks that exist now.
+    pub tasks: Vec<String>,
+    /// An earlier attempt had handed over another plan: its Tasks stand, this plan made none.
+    pub earlier: bool,
+}
+
+/// For purpose Plan: what is planned from, and when not again.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PlanTarget {
+    /// Path of the requirement in the repository; absent: the goal is the requirement.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 512))]
+    pub requirement_path: Option<String>,
+    /// Signature of the plan that is not to be made again; absent: any plan is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub unless_signature: Option<String>,
+}

@@ -1,0 +1,132 @@
+//! Runs of purpose Plan: what they are planned from, and how the plan becomes Tasks.
+//!
+//! | `checkout` | `agent` | `publish` |
+//! |---|---|---|
+//! | reads the requirement from the trusted clone, computes the plan's signature | writes the plan | puts the plan in order and hands its Tasks over to the API |
+//!
+//! A plan that would be the last one again ends before a model is paid for. What the agent writes is
+//! testimony: it is read within bounds, and only `publish` holds the token of the API.
+
+pub mod hand_over;
+pub mod publish;
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::checkout::{CheckoutError, Paths, file};
+use super::git::{FailureKind, Git, GitError};
+use crate::crd::wire::Inputs;
+use crate::plan::planner::is_untouched;
+use crate::plan::planner::requirement::{self, Requirement};
+use crate::plan::replan::is_same_plan;
+
+/// Name of the file in the exchange directory in which the agent leaves its plan.
+pub const PLAN_FILE: &str = "plan.json";
+/// Name of the file in the exchange directory that says that there is nothing to plan.
+pub const SKIP_FILE: &str = "plan.skip";
+/// Largest requirement, in bytes.
+const MAX_REQUIREMENT: usize = 64 * 1024;
+/// Files that are looked at to tell whether a repository holds anything, in bytes of their names.
+const MAX_LISTING: usize = 16 * 1024;
+
+/// What `checkout` has found, for `publish`. Lies where the agent cannot reach it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PlanFacts {
+    /// Commit that is planned for.
+    pub head: String,
+    pub signature: String,
+    /// Text of the requirement.
+    pub requirement: String,
+    /// The repository holds nothing but the requirement.
+    pub repository_is_empty: bool,
+    /// It would be the last plan again.
+    pub skip: bool,
+}
+
+impl PlanFacts {
+    fn path(paths: &Paths) -> PathBuf {
+        paths.repository.join("plan.json")
+    }
+
+    /// Reads what `checkout` has written.
+    ///
+    /// # Errors
+    /// When it is not there or not readable.
+    pub fn load(paths: &Paths) -> Result<Self, CheckoutError> {
+        fs::read(Self::path(paths))
+            .and_then(|text| Ok(serde_json::from_slice(&text)?))
+            .map_err(file("read what checkout found"))
+    }
+}
+
+/// Notes what is planned from, and whether at all. `head` is the commit of the base branch in `bare`.
+///
+/// # Errors
+/// When the requirement is not in the repository or not readable.
+pub async fn prepare(inputs: &Inputs, paths: &Paths, bare: &Git, head: &str) -> Result<(), CheckoutError> {
+    let (target, repository) = (inputs.spec.plan.clone().unwrap_or_default(), &inputs.spec.repository);
+    let requirement = match &target.requirement_path {
+        Some(path) => from_repository(bare, head, path).await?,
+        None => inputs.spec.inputs.goal.clone(),
+    };
+    if !Requirement::parse(&requirement).is_usable() {
+        return Err(unusable("the requirement says nothing that could be planned").into());
+    }
+    let hash = requirement::hash(&requirement);
+    let signature = requirement::signature(&hash, head, &repository.url, &repository.base_branch);
+    let skip = is_same_plan(&signature, target.unless_signature.as_deref(), true);
+    let facts = PlanFacts {
+        head: head.to_owned(),
+        signature,
+        requirement,
+        repository_is_empty: is_empty(bare, head).await?,
+        skip,
+    };
+    serde_json::to_vec(&facts)
+        .map_err(io::Error::other)
+        .and_then(|text| fs::write(PlanFacts::path(paths), text))
+        .and_then(|()| mark(&paths.exchange, skip))
+        .map_err(file("write what is planned from"))
+}
+
+/// Tells the agent whether there is anything to plan.
+fn mark(exchange: &Path, skip: bool) -> io::Result<()> {
+    let file = exchange.join(SKIP_FILE);
+    if skip {
+        return fs::write(file, "");
+    }
+    // An init container can run twice, and the branch may have moved in between.
+    match fs::remove_file(file) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+async fn from_repository(bare: &Git, head: &str, path: &str) -> Result<String, GitError> {
+    let object = format!("{head}:{path}");
+    let found = bare.command("cat-file").args(["blob", &object]).keep(MAX_REQUIREMENT + 1).run().await;
+    let bytes = match found {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind == FailureKind::Stopped => return Err(error),
+        Err(_) => return Err(unusable(&format!("there is no file {path} on the base branch"))),
+    };
+    if bytes.len() > MAX_REQUIREMENT {
+        return Err(unusable(&format!("{path} is larger than {MAX_REQUIREMENT} bytes")));
+    }
+    String::from_utf8(bytes).map_err(|_| unusable(&format!("{path} is no text")))
+}
+
+fn unusable(detail: &str) -> GitError {
+    GitError::new(FailureKind::Misconfigured, "read the requirement", detail)
+}
+
+async fn is_empty(bare: &Git, head: &str) -> Result<bool, GitError> {
+    let arguments = ["-r", "-z", "--name-only", "--full-tree", head];
+    let listing = bare.command("ls-tree").args(arguments).keep(MAX_LISTING).run().await?;
+    let listing = String::from_utf8_lossy(&listing);
+    Ok(listing.len() < MAX_LISTING && is_untouched(listing.split('\0').filter(|name| !name.is_empty())))
+}
