@@ -10,6 +10,7 @@ mod effort;
 mod events;
 mod examples;
 mod naive;
+mod starvation;
 mod world;
 
 use std::collections::BTreeMap;
