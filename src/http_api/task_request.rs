@@ -86,7 +86,7 @@ impl NewTask {
             context: context(&fields)?,
             priority: fields.optional("priority")?.unwrap_or_default(),
             risk_level: fields.word::<RiskLevel>("riskLevel", "low, medium, high")?.unwrap_or_default(),
-            role: fields.word::<Role>("role", "worker, tester, docser")?.unwrap_or_default(),
+            role: fields.role()?,
             kind: fields.optional("kind")?.unwrap_or_else(|| "code".to_owned()),
             timebox,
             ..TaskSpec::default()
@@ -136,6 +136,15 @@ impl Fields {
             Err(ApiError::invalid(name, "must not be empty or blank"))
         } else {
             Ok(text)
+        }
+    }
+
+    /// Role of the agents that carry the Task out; reviewing and planning are not asked for this way.
+    fn role(&self) -> Result<Role, ApiError> {
+        let words = "worker, tester, docser";
+        match self.word::<Role>("role", words)?.unwrap_or_default() {
+            role @ (Role::Worker | Role::Tester | Role::Docser) => Ok(role),
+            Role::Judge | Role::Planner => Err(ApiError::invalid("role", format!("must be one of {words}"))),
         }
     }
 
