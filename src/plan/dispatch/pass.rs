@@ -82,7 +82,7 @@ impl Queue {
             self.park(id, Place::Dependencies);
             let wait = self.dependency_wait(&name, &unresolved);
             return self.tell(id, Some(wait), now, told);
-        } else if let Some(at) = self.not_before(&entry.facts.uid).filter(|at| *at > now) {
+        } else if let Some(at) = entry.not_before().filter(|at| *at > now) {
             (Place::Timer(at), Some(Wait::RetryAt(at)))
         } else if self.occupancy.holds(&entry.facts.uid) {
             let old_pod = self.occupancy.only_pods(&entry.facts.uid);
@@ -102,11 +102,6 @@ impl Queue {
     pub(super) fn bucket(&self, facts: &TaskFacts) -> Bucket {
         let group = Group { role: facts.role, purpose: facts.purpose };
         Bucket { group, lane: self.lanes.index(&facts.lane) }
-    }
-
-    /// Earliest time of the Task's next Run.
-    pub(super) fn not_before(&self, task_uid: &str) -> Option<Timestamp> {
-        self.entry(task_uid).and_then(|entry| entry.facts.not_before.max(entry.hold_off))
     }
 
     fn park(&mut self, id: Id, place: Place) {
