@@ -4,7 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 
-use crate::build::run::{Slot, build_run};
+use crate::build::run::{Slot, build_review_run, build_run};
 use crate::crd::wire::{ContainerResult, container};
 use crate::crd::*;
 
@@ -55,6 +55,15 @@ pub fn run_of(task: &Task) -> Run {
     run.metadata.uid = Some(format!("uid-{}", run.name_any()));
     run.metadata.creation_timestamp = Some(Time(now()));
     run.metadata.generation = Some(1);
+    run
+}
+
+/// The next review or merge of `task`.
+pub fn review_of(task: &Task, purpose: Purpose) -> Run {
+    let pool = AgentPool::new("judge", AgentPoolSpec::default());
+    let slot = Slot { agent: "judge-1".into(), lane: "judge".into(), target_areas: vec![], term: 1 };
+    let mut run = build_review_run(task, &system(), &pool, &slot, purpose);
+    run.metadata.uid = Some(format!("uid-{}", run.name_any()));
     run
 }
 

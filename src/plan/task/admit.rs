@@ -124,9 +124,8 @@ fn is_review(run: &Run) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::build::run::{Slot, build_review_run};
-    use crate::crd::{AgentPool, AgentPoolSpec, Condition, NextKind, RunPhase, RunStatus};
-    use crate::plan::fixtures::{at, now, run_of, running, system, task};
+    use crate::crd::{Condition, NextKind, RunPhase, RunStatus};
+    use crate::plan::fixtures::{at, now, review_of, run_of, running, system, task};
     use crate::plan::task::{TaskPlan, plan_task};
 
     /// A Task that waits at this stage of its review.
@@ -158,14 +157,6 @@ mod tests {
         task
     }
 
-    fn review(task: &Task, purpose: Purpose) -> Run {
-        let pool = AgentPool::new("judge", AgentPoolSpec::default());
-        let slot = Slot { agent: "judge-1".into(), lane: "judge".into(), target_areas: vec![], term: 1 };
-        let mut run = build_review_run(task, &system(), &pool, &slot, purpose);
-        run.metadata.uid = Some("uid-review".into());
-        run
-    }
-
     fn counts(status: &TaskStatus) -> (i32, i32, i32) {
         let judge = status.judge.as_ref().unwrap();
         (status.attempts, judge.reviews, judge.merges)
@@ -178,7 +169,7 @@ mod tests {
             (JudgeStage::Merge, Purpose::Merge, (2, 3, 2), "a-hash-r2-m2"),
         ] {
             let mut task = awaiting(stage);
-            let run = review(&task, purpose);
+            let run = review_of(&task, purpose);
             let status = admitted(&task, &run, &[], now());
             assert_eq!(
                 (status.phase, status.block_reason),
@@ -198,7 +189,7 @@ mod tests {
     #[test]
     fn a_review_created_before_its_task_was_marked_is_adopted_and_another_one_is_not() {
         let task = awaiting(JudgeStage::Review);
-        let ours = review(&task, Purpose::Judge);
+        let ours = review_of(&task, Purpose::Judge);
         let adopted = |run: &Run| {
             let system = system();
             let plan = plan_task(&Observed {
@@ -216,7 +207,7 @@ mod tests {
         let mut of_another_commit = ours.clone();
         of_another_commit.spec.review.as_mut().unwrap().head_commit = "older".into();
         assert!(!adopted(&of_another_commit));
-        assert!(!adopted(&review(&task, Purpose::Merge)));
+        assert!(!adopted(&review_of(&task, Purpose::Merge)));
         let mut of_before = ours;
         of_before.spec.review.as_mut().unwrap().version = 3;
         assert!(!adopted(&of_before));
