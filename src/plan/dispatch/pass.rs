@@ -25,6 +25,9 @@ const PATIENCE: SignedDuration = SignedDuration::from_hours(120);
 /// Tasks of a cycle that a reason names.
 const NAMED_CYCLE: usize = 10;
 
+/// The first Task of a list.
+type Head = (Bucket, Id);
+
 /// Whether there are agents for the kind of a Task.
 pub(super) fn is_known_kind(facts: &TaskFacts) -> bool {
     match facts.purpose {
@@ -224,7 +227,7 @@ impl Queue {
     }
 
     /// Parks the Task behind an area that somebody occupies. Returns whether there is one.
-    fn park_behind(&mut self, (bucket, id): (Bucket, Id), now: Timestamp, told: &mut BTreeSet<Id>) -> bool {
+    fn park_behind(&mut self, (bucket, id): Head, now: Timestamp, told: &mut BTreeSet<Id>) -> bool {
         self.examined += 1;
         let occupied = self.tasks.get(&id).and_then(|entry| self.occupied_area(&entry.facts));
         let Some((area, holder_task)) = occupied else {
@@ -239,7 +242,7 @@ impl Queue {
     /// First Task of the lists that have room. Lists of lanes below their floor go before all others,
     /// merges before reviews: what is approved goes stale. If one that is not preferred so comes before
     /// it in order and is older by [`PATIENCE`], that is the elder, whose turn it is.
-    fn choose(&self, now: Timestamp) -> Option<((Bucket, Id), Option<(Bucket, Id)>)> {
+    fn choose(&self, now: Timestamp) -> Option<(Head, Option<Head>)> {
         let hungry = self.hungry_lanes();
         let mut rooms: BTreeMap<Group, bool> = BTreeMap::new();
         let open = self.parking.heads().filter(|(bucket, _)| {
