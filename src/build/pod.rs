@@ -429,7 +429,11 @@ mod tests {
         run.spec.inputs.timebox = GoDuration("10m".into());
         run.spec.template.credentials_secret_ref = Some(SecretRef { name: "model".into() });
         run.spec.repository.credentials_secret_ref = Some(SecretRef { name: "git".into() });
-        let runner = RunnerImage { image: "runner:1".into(), pull_policy: "IfNotPresent".into(), api_url: None };
+        let runner = RunnerImage {
+            image: "runner:1".into(),
+            pull_policy: "IfNotPresent".into(),
+            api_url: Some("http://api:4301".into()),
+        };
         build_pod(&run, &runner, 1).expect("small")
     }
 
@@ -465,7 +469,17 @@ mod tests {
                 "1800",
             ]
         );
-        assert_eq!(shape(Purpose::Plan), shape(Purpose::Execute));
+    }
+
+    #[test]
+    fn a_plan_pod_hands_its_tasks_over_with_a_token_that_the_agent_does_not_see() {
+        let [checkout, agent, publish, volumes, _] = &shape(Purpose::Plan)[..] else { panic!("five parts") };
+        assert_eq!([checkout, agent], [&shape(Purpose::Execute)[0], &shape(Purpose::Execute)[1]]);
+        assert_eq!(publish, "publish publish repo inputs:ro scratch exchange:ro api-token:ro");
+        assert_eq!(
+            volumes,
+            "repo scratch inputs opentiger workspace exchange home tmp api-token git-credentials"
+        );
     }
 
     #[test]

@@ -232,3 +232,174 @@ pub fn mark_stalled(status: &mut TaskStatus, wait: &Wait, detail: &str, generati
         );
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crd::run::SecretRef;
+    use crate::crd::{AgentPoolSpec, JudgeStatus, RunStatus, pool::AgentHold};
+    use crate::plan::fixtures::{at, now, run_of, system as a_system, task as a_task};
+
+    fn awaiting(stage: JudgeStage) -> Task {
+        let mut task = a_task("a");
+        task.spec.priority = 7;
+        task.spec.dependencies = vec!["other".into()];
+        task.spec.touches = vec!["src/x".into()];
+        let status = task.status.as_mut().unwrap();
+        status.phase = TaskPhase::Blocked;
+        status.block_reason = Some(BlockReason::AwaitingJudge);
+        status.attempts = 1;
+        let judge = JudgeStatus { stage, approved_at: Some(at(-9)), ..JudgeStatus::default() };
+        status.judge = Some(judge);
+        task
+    }
+
+    #[test]
+    fn a_task_that_awaits_its_judge_wants_what_the_stage_says() {
+        for (stage, purpose, candidate) in [
+            (JudgeStage::Review, Purpose::Judge, true),
+            (JudgeStage::Merge, Purpose::Merge, true),
+            (JudgeStage::Settled, Purpose::Execute, false),
+        ] {
+            let facts = task(&awaiting(stage));
+            assert_eq!((facts.purpose, facts.is_candidate()), (purpose, candidate), "{stage:?}");
+        }
+        let facts = task(&awaiting(JudgeStage::Merge));
+        assert_eq!((facts.role, facts.lane.as_str()), (Role::Judge, "judge"));
+        assert_eq!((facts.areas.len(), facts.dependencies.len()), (0, 0));
+        assert_eq!(facts.static_key, priority::merge_key(7, at(-9)));
+    }
+
+    #[test]
+    fn a_task_that_names_a_run_or_is_blocked_otherwise_wants_nothing() {
+        let mut named = awaiting(JudgeStage::Review);
+        named.status.as_mut().unwrap().current_run = "a-x-r1-j1".into();
+        assert!(!task(&named).is_candidate());
+        let mut rework = awaiting(JudgeStage::Review);
+        rework.status.as_mut().unwrap().block_reason = Some(BlockReason::NeedsRework);
+        assert!(!task(&rework).is_candidate());
+        let mut cancelled = awaiting(JudgeStage::Review);
+        cancelled.spec.cancel = true;
+        assert!(!task(&cancelled).is_candidate());
+    }
+
+    #[test]
+    fn a_plan_is_of_the_planner_and_kind_plan() {
+        let mut planner = a_task("p");
+        (planner.spec.role, planner.spec.kind) = (Role::Planner, "plan".into());
+        let facts = task(&planner);
+        assert_eq!((facts.purpose, facts.lane.as_str()), (Purpose::Plan, "planner"));
+        assert_eq!(run_of(&planner).spec.purpose, Purpose::Plan);
+        planner.spec.role = Role::Worker;
+        assert_eq!(task(&planner).purpose, Purpose::Execute);
+    }
+
+    #[test]
+    fn effective_values_win_until_the_spec_is_edited() {
+        let mut edited = a_task("a");
+        edited.spec.lane = Some("docser".into());
+        edited.spec.target_area = Some("path:spec".into());
+        let status = edited.status.as_mut().unwrap();
+        status.observed_generation = 1;
+        let effective = status.effective.get_or_insert_default();
+        effective.lane = Some("conflict_recovery".into());
+        effective.target_area = Some("path:effective".into());
+        let facts = task(&edited);
+        assert_eq!((facts.lane.as_str(), facts.areas), ("conflict_recovery", vec!["path:effective".into()]));
+        edited.metadata.generation = Some(2);
+        let facts = task(&edited);
+        assert_eq!((facts.lane.as_str(), facts.areas), ("docser", vec!["path:spec".to_owned()]));
+    }
+
+    #[test]
+    fn an_area_is_derived_from_widened_paths_too() {
+        let mut task_ = a_task("a");
+        let status = task_.status.as_mut().unwrap();
+        status.observed_generation = 1;
+        status.effective.get_or_insert_default().allowed_paths = Some(vec!["apps/api/**".into()]);
+        assert_eq!(task(&task_).areas, ["path:apps/api"]);
+    }
+
+    fn ended(phase: RunPhase, code: &str, class: Option<FailureClass>) -> Run {
+        let mut run = run_of(&a_task("a"));
+        run.spec.template.credentials_secret_ref = Some(SecretRef { name: "key".into() });
+        run.status = Some(RunStatus {
+            phase,
+            failure_code: code.into(),
+            failure_class: class,
+            finished_at: Some(now()),
+            ..RunStatus::default()
+        });
+        run
+    }
+
+    #[test]
+    fn a_run_says_of_its_credential_what_its_provider_said() {
+        let limited = ended(RunPhase::Failed, "quota_failure", Some(FailureClass::Env));
+        let held = |run: &Run| ended_run(run).map(|ended| ended.held_until);
+        assert_eq!(held(&limited), Some(Some(at(30))));
+        let mut stated = limited.clone();
+        stated.status.as_mut().unwrap().retry_at = Some(at(3600));
+        assert_eq!(held(&stated), Some(Some(at(3600))));
+        assert_eq!(held(&ended(RunPhase::Success, "", None)), Some(None));
+        assert_eq!(held(&ended(RunPhase::Failed, "test_failure", Some(FailureClass::Test))), Some(None));
+        // These have asked the provider nothing.
+        assert_eq!(held(&ended(RunPhase::Cancelled, "", None)), None);
+        assert_eq!(held(&ended(RunPhase::Failed, "node_lost", Some(FailureClass::Infra))), None);
+        let mut merge = stated.clone();
+        merge.spec.purpose = Purpose::Merge;
+        assert_eq!((held(&merge), run_holder(&merge).credential), (None, None));
+        let mut without = limited;
+        without.spec.template.credentials_secret_ref = None;
+        assert_eq!(held(&without), None);
+    }
+
+    #[test]
+    fn an_ended_run_keeps_its_credential_in_the_store() {
+        use crate::cluster::Cached;
+        let mut run = ended(RunPhase::Failed, "quota_failure", Some(FailureClass::Env));
+        let before = ended_run(&run);
+        run.slim();
+        assert!(run.spec.template.image.is_empty() && run.spec.inputs.goal.is_empty());
+        assert_eq!(ended_run(&run), before);
+    }
+
+    #[test]
+    fn a_system_tells_what_is_stopped_and_whether_its_budget_is_used_up() {
+        let mut object = a_system();
+        object.spec.repository.url = "https://git.example.com/team/app.git".into();
+        let status = object.status.as_mut().unwrap();
+        status.stopped = vec!["judge".into(), "worker-3".into()];
+        let facts = system(&object);
+        assert!(facts.stopped.contains("worker-3") && facts.budget.is_none());
+        assert!(facts.merge_area.starts_with("merge:") && facts.merge_area.len() == "merge:".len() + 8);
+        let conditions = &mut object.status.as_mut().unwrap().conditions;
+        set_condition(conditions, BUDGET_EXCEEDED, true, "Day", "until midnight", 1, now());
+        assert_eq!(system(&object).budget.as_deref(), Some("until midnight"));
+        let conditions = &mut object.status.as_mut().unwrap().conditions;
+        set_condition(conditions, BUDGET_EXCEEDED, false, "Day", "fine", 1, now());
+        assert_eq!(system(&object).budget, None);
+    }
+
+    #[test]
+    fn a_pool_tells_which_of_its_own_agents_are_held() {
+        let mut object = AgentPool::new("worker", AgentPoolSpec::default());
+        let hold = |name: &str, until| AgentHold { name: name.into(), until, ..AgentHold::default() };
+        object.status.get_or_insert_default().held =
+            vec![hold("worker-2", Some(at(5))), hold("worker-3", None), hold("other-1", None)];
+        assert_eq!(pool(&object).held, [(2, Some(at(5))), (3, None)].into());
+    }
+
+    #[test]
+    fn a_reason_is_said_once_and_again_only_for_another_moment() {
+        let held = |until| Wait::CredentialHeld { credential: "key".into(), until: Some(at(until)) };
+        let mut status = TaskStatus::default();
+        assert!(!is_said(&status, &held(60)));
+        status.next = Some(next(&held(60)));
+        let kind = held(60).kind();
+        set_condition(&mut status.conditions, condition::PROGRESSING, false, kind, "", 1, now());
+        assert!(is_said(&status, &held(60)) && is_said(&status, &held(120)));
+        assert!(!is_said(&status, &held(60 + 601)));
+        assert!(!is_said(&status, &Wait::MaxConcurrent));
+    }
+}

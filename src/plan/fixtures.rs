@@ -58,6 +58,11 @@ pub fn run_of(task: &Task) -> Run {
     run
 }
 
+/// The next review or merge of `task`.
+pub fn review_of(task: &Task, purpose: Purpose) -> Run {
+    review_run_of(task, &system(), purpose)
+}
+
 /// The Judge or Merge Run that the Task's `status.judge` asks for, created now.
 pub fn review_run_of(task: &Task, system: &System, purpose: Purpose) -> Run {
     let mut pool = AgentPool::new("judge", AgentPoolSpec::default());

@@ -188,5 +188,6 @@ pub fn event() -> impl Strategy<Value = Event> {
         2 => (0usize..8, -1i64..4).prop_map(|(nth, delay)| Event::Abandon { nth, delay }),
         2 => (0..NAMES).prop_map(|name| Event::Record { name }),
         2 => (1i64..4).prop_map(|seconds| Event::Wait { seconds }),
+        1 => (1i64..4).prop_map(|n| Event::Wait { seconds: n * 60 * 3600 }),
     ]
 }

@@ -5,11 +5,14 @@
 //! `PROPTEST_CASES` raises the number of sequences.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod cases;
 mod checks;
 mod effort;
 mod events;
 mod examples;
+mod gates;
 mod naive;
+mod starvation;
 mod world;
 
 use std::collections::BTreeMap;

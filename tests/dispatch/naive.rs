@@ -258,50 +258,63 @@ impl Naive {
         order.sort_by_key(|t| {
             (t.purpose != Purpose::Merge, Reverse(t.static_key), t.created_at, t.name.clone())
         });
-        for guarantee in [true, false] {
-            for task in &order {
-                let counted = self.holders.values().filter(|h| h.purpose == Purpose::Execute);
-                let tasks: BTreeSet<_> = counted.map(|h| &h.task_uid).collect();
-                let room = task.purpose != Purpose::Execute
-                    || system.max_concurrent.is_none_or(|max| tasks.len() < max as usize);
-                let areas = self.areas(task);
-                let in_lane =
-                    self.lane(&task.lane).max.is_none_or(|max| self.in_lane(&task.lane) < max as usize);
-                if !room
-                    || !in_lane
-                    || guarantee && !self.below_floor(&task.lane)
-                    || self.holds(&task.uid)
-                    || !self.area_free(&areas)
-                    || self.is_stopped(task.purpose)
-                {
-                    continue;
-                }
-                let Some((pool, agent)) = self.slot(task.role, task.purpose) else {
-                    continue;
-                };
-                let holder = Holder {
-                    task_uid: task.uid.clone(),
-                    pool: pool.name.clone(),
-                    agent: agent.clone(),
-                    lane: task.lane.clone(),
-                    areas: areas.clone(),
-                    purpose: task.purpose,
-                    credential: Self::credential(&pool, task.purpose).cloned(),
-                };
-                self.holders.insert(HolderId::Admission(task.uid.clone()), holder);
-                admissions.push(Admission {
-                    task_uid: task.uid.clone(),
-                    task_name: task.name.clone(),
-                    purpose: task.purpose,
-                    attempt: 1,
-                    pool: pool.name,
-                    agent,
-                    lane: task.lane.clone(),
-                    areas,
-                    resolved: self.found[&task.uid].clone(),
-                });
-            }
+        // One at a time, each from what holds by then.
+        while let Some((task, pool, agent)) = self.next(&system, &order) {
+            let areas = self.areas(&task);
+            let holder = Holder {
+                task_uid: task.uid.clone(),
+                pool: pool.name.clone(),
+                agent: agent.clone(),
+                lane: task.lane.clone(),
+                areas: areas.clone(),
+                purpose: task.purpose,
+                credential: Self::credential(&pool, task.purpose).cloned(),
+            };
+            self.holders.insert(HolderId::Admission(task.uid.clone()), holder);
+            admissions.push(Admission {
+                task_uid: task.uid.clone(),
+                task_name: task.name.clone(),
+                purpose: task.purpose,
+                attempt: 1,
+                pool: pool.name,
+                agent,
+                lane: task.lane.clone(),
+                areas,
+                resolved: self.found[&task.uid].clone(),
+            });
         }
         admissions
+    }
+
+    /// The Task that is admitted next, and its slot.
+    fn next(&self, system: &SystemFacts, order: &[TaskFacts]) -> Option<(TaskFacts, PoolFacts, String)> {
+        let counted = self.holders.values().filter(|h| h.purpose == Purpose::Execute);
+        let tasks: BTreeSet<_> = counted.map(|h| &h.task_uid).collect();
+        let full = system.max_concurrent.is_some_and(|max| tasks.len() >= max as usize);
+        let may = |task: &&TaskFacts| {
+            !(full && task.purpose == Purpose::Execute)
+                && self.lane(&task.lane).max.is_none_or(|max| self.in_lane(&task.lane) < max as usize)
+                && !self.holds(&task.uid)
+                && self.area_free(&self.areas(task))
+                && !self.is_stopped(task.purpose)
+                && self.slot(task.role, task.purpose).is_some()
+        };
+        let mut heads: BTreeMap<_, &TaskFacts> = BTreeMap::new();
+        for task in order.iter().filter(may) {
+            let ruled = self.is_configured(&task.lane) || self.floor_lane(&task.lane) != task.lane;
+            let lane = if ruled { task.lane.as_str() } else { "" };
+            heads.entry((task.role, task.purpose, lane)).or_insert(task);
+        }
+        let rank = |t: &TaskFacts| (Reverse(t.static_key), t.created_at, t.name.clone());
+        let preferred = heads
+            .values()
+            .min_by_key(|t| (!self.below_floor(&t.lane), t.purpose != Purpose::Merge, rank(t)))?;
+        let is_elder = |t: &&&TaskFacts| {
+            rank(t) < rank(preferred)
+                && t.created_at.as_second() + 120 * 3600 <= preferred.created_at.as_second()
+        };
+        let task = heads.values().filter(is_elder).min_by_key(|t| rank(t)).unwrap_or(preferred);
+        let (pool, agent) = self.slot(task.role, task.purpose)?;
+        Some(((*task).clone(), pool, agent))
     }
 }

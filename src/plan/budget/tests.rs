@@ -219,6 +219,7 @@ fn a_task_that_waits_for_a_provider_is_held_but_not_one_that_waits_for_a_review(
     assert_eq!(status.block_reason, Some(BlockReason::NeedsRework));
     let reviewed = task.status.as_mut().unwrap();
     (reviewed.block_reason, reviewed.retry_at) = (Some(BlockReason::AwaitingJudge), None);
+    reviewed.judge = Some(crate::crd::JudgeStatus::default());
     let TaskPlan::Write(status) = decide(&task, &[&run], Some(10), 22) else { panic!("it is asked for") };
     assert_ne!(status.transitions.last().unwrap().reason, "task_budget");
 }

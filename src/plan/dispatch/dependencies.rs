@@ -73,6 +73,11 @@ impl Graph {
         changed
     }
 
+    /// Whether the Task of this name waits for any other.
+    pub fn waits(&self, name: &str) -> bool {
+        self.nodes.contains_key(name)
+    }
+
     /// Tasks that wait for the name.
     pub fn dependents(&self, name: &str) -> impl Iterator<Item = &Name> {
         self.dependents.get(name).into_iter().flatten()

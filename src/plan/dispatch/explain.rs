@@ -39,7 +39,7 @@ impl Queue {
         let group = bucket.group;
         let component = component_of(facts.purpose);
         let kind = (!is_known_kind(facts)).then(|| Wait::UnsupportedKind { kind: facts.kind.clone() });
-        let cooldown = self.not_before(task_uid).filter(|at| *at > now).map(Wait::RetryAt);
+        let cooldown = entry.not_before().filter(|at| *at > now).map(Wait::RetryAt);
         let lane = self.full_lane(bucket.lane).map(|lane| Wait::Lane { lane: lane.to_owned() });
         let full = self.is_full(facts.purpose).then_some(Wait::MaxConcurrent);
         let gates = vec![

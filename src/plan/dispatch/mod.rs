@@ -15,7 +15,8 @@
 //!    stopped: `judge` for reviews and merges, `planner` for plans, `dispatcher` for all else. In order,
 //!    each candidate is admitted if there is a free slot in a pool of its role ([`room`]),
 //!    `maxConcurrent` is not reached, its lane is below its cap ([`super::lanes`]) and none of its
-//!    areas is occupied. Lanes below their floor are served first. `maxConcurrent` counts and bounds
+//!    areas is occupied. Lanes below their floor are served first, unless what waits elsewhere comes
+//!    before it in order and is five days older. `maxConcurrent` counts and bounds
 //!    attempts at Tasks only.
 //! 4. A slot is free if nobody holds it, nobody has stopped its agent, its agent is not held, and the
 //!    pool's credential is not held ([`credentials`]).

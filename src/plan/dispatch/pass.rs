@@ -5,10 +5,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::dependencies::Name;
-use super::parking::{Bucket, Id};
+use super::parking::{Bucket, Id, Rank};
 use super::queue::{Place, Queue};
 use super::resolve::{Unresolved, wait_for};
 use super::room::{Group, asks_provider};
@@ -19,8 +19,14 @@ use crate::plan::lanes;
 
 /// The kind of Tasks that agents carry out.
 const KIND_CODE: &str = "code";
+/// Time by which a Task has to be older to go before a preferred one that comes later in order.
+/// Without it, a floor that takes every slot would starve all other lanes.
+const PATIENCE: SignedDuration = SignedDuration::from_hours(120);
 /// Tasks of a cycle that a reason names.
 const NAMED_CYCLE: usize = 10;
+
+/// The first Task of a list.
+type Head = (Bucket, Id);
 
 /// Whether there are agents for the kind of a Task.
 pub(super) fn is_known_kind(facts: &TaskFacts) -> bool {
@@ -79,7 +85,7 @@ impl Queue {
             self.park(id, Place::Dependencies);
             let wait = self.dependency_wait(&name, &unresolved);
             return self.tell(id, Some(wait), now, told);
-        } else if let Some(at) = self.not_before(&entry.facts.uid).filter(|at| *at > now) {
+        } else if let Some(at) = entry.not_before().filter(|at| *at > now) {
             (Place::Timer(at), Some(Wait::RetryAt(at)))
         } else if self.occupancy.holds(&entry.facts.uid) {
             let old_pod = self.occupancy.only_pods(&entry.facts.uid);
@@ -99,11 +105,6 @@ impl Queue {
     pub(super) fn bucket(&self, facts: &TaskFacts) -> Bucket {
         let group = Group { role: facts.role, purpose: facts.purpose };
         Bucket { group, lane: self.lanes.index(&facts.lane) }
-    }
-
-    /// Earliest time of the Task's next Run.
-    pub(super) fn not_before(&self, task_uid: &str) -> Option<Timestamp> {
-        self.entry(task_uid).and_then(|entry| entry.facts.not_before.max(entry.hold_off))
     }
 
     fn park(&mut self, id: Id, place: Place) {
@@ -167,17 +168,19 @@ impl Queue {
 
     /// Admits from the heads of the lists until none has room.
     fn admit(&mut self, now: Timestamp, plan: &mut DispatchPlan, told: &mut BTreeSet<Id>) {
-        while let Some((bucket, id)) = self.choose(now) {
-            self.examined += 1;
+        while let Some((preferred, elder)) = self.choose(now) {
+            // The elder's turn depends on the preferred one's: that must be able to start.
+            let (bucket, id) = match elder {
+                Some(elder) if !self.park_behind(preferred, now, told) => elder,
+                Some(_) => continue,
+                None => preferred,
+            };
+            if self.park_behind((bucket, id), now, told) {
+                continue;
+            }
             let Some(entry) = self.tasks.get(&id) else {
                 return;
             };
-            if let Some((area, holder_task)) = self.occupied_area(&entry.facts) {
-                self.unpark(id);
-                self.park(id, Place::Behind(area.clone(), bucket));
-                self.tell(id, Some(Wait::Area { area, holder_task }), now, told);
-                continue;
-            }
             let Some((pool, agent)) = self.free_agent(bucket.group, now) else {
                 return;
             };
@@ -223,9 +226,23 @@ impl Queue {
         areas.find_map(|area| Some((area.clone(), self.occupancy.area_holder(area)?.to_owned())))
     }
 
-    /// First Task of the lists that have room; lists of lanes below their floor go before all others,
-    /// merges before reviews: what is approved goes stale.
-    fn choose(&self, now: Timestamp) -> Option<(Bucket, Id)> {
+    /// Parks the Task behind an area that somebody occupies. Returns whether there is one.
+    fn park_behind(&mut self, (bucket, id): Head, now: Timestamp, told: &mut BTreeSet<Id>) -> bool {
+        self.examined += 1;
+        let occupied = self.tasks.get(&id).and_then(|entry| self.occupied_area(&entry.facts));
+        let Some((area, holder_task)) = occupied else {
+            return false;
+        };
+        self.unpark(id);
+        self.park(id, Place::Behind(area.clone(), bucket));
+        self.tell(id, Some(Wait::Area { area, holder_task }), now, told);
+        true
+    }
+
+    /// First Task of the lists that have room. Lists of lanes below their floor go before all others,
+    /// merges before reviews: what is approved goes stale. If one that is not preferred so comes before
+    /// it in order and is older by [`PATIENCE`], that is the elder, whose turn it is.
+    fn choose(&self, now: Timestamp) -> Option<(Head, Option<Head>)> {
         let hungry = self.hungry_lanes();
         let mut rooms: BTreeMap<Group, bool> = BTreeMap::new();
         let open = self.parking.heads().filter(|(bucket, _)| {
@@ -234,11 +251,17 @@ impl Queue {
                 .or_insert_with(|| !self.is_full(bucket.group.purpose) && self.has_room(bucket.group, now));
             room && self.full_lane(bucket.lane).is_none()
         });
-        let first = open.min_by_key(|(bucket, rank)| {
+        let open: Vec<(Bucket, &Rank)> = open.collect();
+        let (bucket, first) = open.iter().copied().min_by_key(|(bucket, rank)| {
             let served_first = hungry.get(bucket.lane).copied().unwrap_or(false);
             (!served_first, bucket.group.purpose != Purpose::Merge, *rank)
-        });
-        first.map(|(bucket, rank)| (bucket, rank.id))
+        })?;
+        let is_elder = |rank: &Rank| {
+            let bound = rank.created_at.checked_add(PATIENCE);
+            *rank < *first && bound.is_ok_and(|bound| bound <= first.created_at)
+        };
+        let elder = open.into_iter().filter(|(_, rank)| is_elder(rank)).min_by_key(|(_, rank)| *rank);
+        Some(((bucket, first.id), elder.map(|(bucket, rank)| (bucket, rank.id))))
     }
 
     /// Whether each lane rule counts towards a floor that is not reached.

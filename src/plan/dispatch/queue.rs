@@ -56,10 +56,18 @@ pub(super) struct Entry {
     pub told: Option<Waiting>,
 }
 
+impl Entry {
+    /// Earliest time of the Task's next Run.
+    pub fn not_before(&self) -> Option<Timestamp> {
+        self.facts.not_before.max(self.hold_off)
+    }
+}
+
 /// The admission queue of one namespace.
 #[derive(Debug, Default)]
 pub struct Queue {
-    pub(super) tasks: HashMap<Id, Entry>,
+    /// In order of arrival, in which passes go through them: neighbours are near in memory.
+    pub(super) tasks: BTreeMap<Id, Entry>,
     by_uid: HashMap<String, Id>,
     by_name: HashMap<Name, Id>,
     next_id: Id,
@@ -350,6 +358,9 @@ impl Queue {
 
     /// Sets what a Task waits for in the graph, and looks again at those whose cycles changed by it.
     pub(super) fn set_edges(&mut self, name: &str, edges: Vec<Name>) {
+        if edges.is_empty() && !self.graph.waits(name) {
+            return;
+        }
         let changed = self.graph.set(name, edges);
         self.touch_waiting(changed);
     }

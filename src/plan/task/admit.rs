@@ -120,3 +120,123 @@ pub(in crate::plan) fn is_review(run: &Run) -> bool {
         Purpose::Execute | Purpose::Plan => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crd::{Condition, NextKind, RunPhase, RunStatus};
+    use crate::plan::fixtures::{at, now, review_of, run_of, running, system, task};
+    use crate::plan::task::{TaskPlan, plan_task};
+
+    /// A Task that waits at this stage of its review.
+    fn awaiting(stage: JudgeStage) -> Task {
+        let mut task = task("a");
+        task.spec.role = crate::crd::Role::Worker;
+        let status = task.status.as_mut().unwrap();
+        status.phase = TaskPhase::Blocked;
+        status.block_reason = Some(BlockReason::AwaitingJudge);
+        status.attempts = 2;
+        status.retry_at = Some(at(-5));
+        status.conditions.push(Condition {
+            type_: condition::STALLED.into(),
+            status: "True".into(),
+            reason: "NoPool".into(),
+            message: String::new(),
+            last_transition_time: now(),
+            observed_generation: 1,
+        });
+        status.judge = Some(JudgeStatus {
+            stage,
+            run: "a-hash-r2".into(),
+            run_uid: "uid-r2".into(),
+            head_commit: "c0ffee".into(),
+            reviews: 3,
+            merges: 1,
+            ..JudgeStatus::default()
+        });
+        task
+    }
+
+    fn counts(status: &TaskStatus) -> (i32, i32, i32) {
+        let judge = status.judge.as_ref().unwrap();
+        (status.attempts, judge.reviews, judge.merges)
+    }
+
+    #[test]
+    fn a_review_leaves_phase_and_attempts_alone_and_counts_once() {
+        for (stage, purpose, expected, name) in [
+            (JudgeStage::Review, Purpose::Judge, (2, 4, 1), "a-hash-r2-j4"),
+            (JudgeStage::Merge, Purpose::Merge, (2, 3, 2), "a-hash-r2-m2"),
+        ] {
+            let mut task = awaiting(stage);
+            let run = review_of(&task, purpose);
+            let status = admitted(&task, &run, &[], now());
+            assert_eq!(
+                (status.phase, status.block_reason),
+                (TaskPhase::Blocked, Some(BlockReason::AwaitingJudge))
+            );
+            assert_eq!((status.current_run.as_str(), status.agent.as_str()), (name, "judge-1"));
+            assert_eq!((counts(&status), status.retry_at), (expected, None));
+            assert_eq!(status.next.as_ref().map(|next| next.kind), Some(NextKind::Watch));
+            assert_eq!(status.effective, None);
+            assert!(is_true(&status.conditions, condition::PROGRESSING));
+            assert!(!is_true(&status.conditions, condition::STALLED));
+            task.status = Some(status);
+            assert_eq!(counts(&admitted(&task, &run, &[], now())), expected);
+        }
+    }
+
+    #[test]
+    fn a_review_created_before_its_task_was_marked_is_adopted_and_another_one_is_not() {
+        let task = awaiting(JudgeStage::Review);
+        let ours = review_of(&task, Purpose::Judge);
+        let adopted = |run: &Run| {
+            let system = system();
+            let plan = plan_task(&Observed {
+                task: &task,
+                runs: &[run],
+                live_pod: false,
+                confirmed: true,
+                system: &system.spec,
+                children: &[],
+                orders: crate::plan::task::Orders::default(),
+                now: now(),
+            });
+            matches!(plan, TaskPlan::Write(status) if status.current_run == "a-hash-r2-j4")
+        };
+        assert!(adopted(&ours));
+        let mut of_another_commit = ours.clone();
+        of_another_commit.spec.review.as_mut().unwrap().head_commit = "older".into();
+        assert!(!adopted(&of_another_commit));
+        assert!(!adopted(&review_of(&task, Purpose::Merge)));
+        let mut of_before = ours;
+        of_before.spec.review.as_mut().unwrap().version = 3;
+        assert!(!adopted(&of_before));
+    }
+
+    #[test]
+    fn what_recovery_changed_is_void_once_the_spec_was_edited() {
+        let (mut task, mut run) = running("a");
+        let status = task.status.as_mut().unwrap();
+        status.effective.as_mut().unwrap().allowed_paths = Some(vec!["wider/**".into()]);
+        assert_eq!(run_of(&task).spec.inputs.allowed_paths, ["wider/**"]);
+        // Edited while the attempt runs: its end must not make the old values those of the new spec.
+        task.metadata.generation = Some(2);
+        assert_eq!(run_of(&task).spec.inputs.allowed_paths, task.spec.allowed_paths);
+        run.status = Some(RunStatus { phase: RunPhase::Cancelled, ..RunStatus::default() });
+        let system = system();
+        let TaskPlan::Write(status) = plan_task(&Observed {
+            task: &task,
+            runs: &[&run],
+            live_pod: false,
+            confirmed: true,
+            system: &system.spec,
+            children: &[],
+            orders: crate::plan::task::Orders::default(),
+            now: now(),
+        }) else {
+            panic!("it is written");
+        };
+        assert_eq!((status.observed_generation, status.effective), (2, None));
+    }
+}

@@ -1,7 +1,6 @@
 //! Numbered cases of the convergence page that a whole Task shows.
 
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 
 use super::table::State;

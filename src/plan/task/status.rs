@@ -127,14 +127,12 @@ pub(in crate::plan) fn is_edited(task: &Task, status: &TaskStatus) -> bool {
 /// An edit of the spec counts for all of it: what recovery had put in its place goes. Returns whether
 /// there was anything.
 pub(in crate::plan) fn drop_adjustments(task: &Task, status: &mut TaskStatus) -> bool {
-    let Some(effective) = &mut status.effective else { return false };
+    let Some(effective) = &status.effective else { return false };
     let own = task.spec.lane.as_deref().unwrap_or_else(|| lanes::default_lane(task.spec.role));
     let adjusted = effective.allowed_paths.is_some()
         || effective.commands.is_some()
         || effective.lane.as_ref().is_some_and(|lane| lane != own);
-    effective.allowed_paths = None;
-    effective.commands = None;
-    effective.lane = None;
+    status.effective = None;
     adjusted
 }
 

@@ -4,6 +4,8 @@
 //! Owns no set-up: `tests/bench/bench` starts and stops everything.
 
 mod bare;
+#[path = "../document.rs"]
+mod document;
 mod floor;
 mod measure;
 mod pace;

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use serde_json::{Value, json};
 
+use crate::document;
+
 #[derive(clap::Args)]
 pub struct SummaryArgs {
     /// What the loops appended to.
@@ -24,7 +26,7 @@ struct Row {
     target: Option<(f64, bool)>,
 }
 
-/// Writes the summary and prints the table.
+/// Writes its members of the summary and prints the table.
 ///
 /// # Errors
 /// When a loop has no result.
@@ -32,7 +34,7 @@ pub fn write(args: &SummaryArgs) -> anyhow::Result<()> {
     let text = fs::read_to_string(&args.runs).context("no results")?;
     let runs: Vec<Value> = text.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
     let summary = summarize(&runs)?;
-    fs::write(&args.out, format!("{summary:#}\n")).context("failed to write the summary")?;
+    document::merge(&args.out, &summary)?;
     print_runs(&runs);
     print_targets(&summary);
     print_cpu_ratio(&runs);
