@@ -14,8 +14,26 @@ use crate::cluster::{Change, Events, Key, Store, Writer};
 use crate::crd::{AgentPool, PodFacts, Run, System, Task, system};
 use crate::metrics::Metrics;
 
+/// What time it is for the controllers: the wall clock, or that of a simulation.
+#[derive(Clone)]
+pub struct Clock(Arc<dyn Fn() -> Timestamp + Send + Sync>);
+
+impl Clock {
+    /// A clock that reads this function.
+    pub fn new(read: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
+        Self(Arc::new(read))
+    }
+
+    /// The wall clock.
+    #[allow(clippy::disallowed_methods)]
+    pub fn wall() -> Self {
+        Self::new(Timestamp::now)
+    }
+}
+
 /// Shared by all controllers.
 pub struct Context {
+    pub clock: Clock,
     pub writer: Writer,
     pub tasks: Arc<Store<Task>>,
     pub runs: Arc<Store<Run>>,
@@ -46,10 +64,9 @@ pub struct Context {
 }
 
 impl Context {
-    /// The clock of the controllers. Pure code gets it as an argument.
-    #[allow(clippy::disallowed_methods)]
+    /// The present time. Pure code gets it as an argument.
     pub fn now(&self) -> Timestamp {
-        Timestamp::now()
+        (self.clock.0)()
     }
 
     /// Whether every first list is complete.

@@ -163,12 +163,14 @@ impl Dispatcher {
             let now = self.ctx.now();
             let sleep = wake_at.map_or(Duration::from_secs(600), |at| until(at, now));
             tokio::select! {
+                // In this order, so that the same events always lead to the same decisions.
+                biased;
                 () = shutdown.cancelled() => break,
+                Some(done) = self.inflight.join_next() => self.settle(done),
                 fact = inbox.recv() => match fact {
                     Some(fact) => self.take(fact),
                     None => break,
                 },
-                Some(done) = self.inflight.join_next() => self.settle(done),
                 Some(done) = self.notes.join_next() => self.noted(done),
                 () = tokio::time::sleep(sleep) => {}
             }

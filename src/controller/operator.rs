@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::clean_up::{self, Gate};
-use super::context::{Admitting, Applied, Context, GonePods};
+use super::context::{Admitting, Applied, Clock, Context, GonePods};
 use super::dispatcher::{Busy, Dispatcher};
 use super::facts::Fact;
 use super::mirror::{Bounds, Mirror};
@@ -109,8 +109,19 @@ async fn lead(
     }
     let busy = Arc::new(Busy::default());
     let queues = Queues::default();
-    let (ctx, wiring) =
-        assemble(&client, &config, &scopes, database, &metrics, &stop, &queues, &busy, facts, mirror.clone());
+    let (ctx, wiring) = assemble(
+        &client,
+        &config,
+        &scopes,
+        database,
+        &metrics,
+        &stop,
+        &queues,
+        &busy,
+        facts,
+        mirror.clone(),
+        Clock::wall(),
+    );
     for scope in &scopes {
         let namespace = (!scope.is_empty()).then_some(scope.as_str());
         system::take_over(&ctx, &client, namespace).await.map_err(Error::TakeOver)?;
@@ -141,8 +152,9 @@ async fn lead(
     Ok(())
 }
 
+/// Stores and what the controllers share, wired to `queues` and `facts`. Nothing runs yet.
 #[allow(clippy::too_many_arguments)]
-fn assemble(
+pub fn assemble(
     client: &Client,
     config: &OperatorConfig,
     scopes: &[String],
@@ -153,6 +165,7 @@ fn assemble(
     busy: &Arc<Busy>,
     facts: UnboundedSender<(String, Fact)>,
     mirror: Option<Mirror>,
+    clock: Clock,
 ) -> (Arc<Context>, Arc<Wiring>) {
     let wiring = Arc::new(Wiring::new(queues.clone(), facts, mirror, busy.clone(), metrics.clone()));
     let gone_pods = Arc::new(GonePods::default());
@@ -169,6 +182,7 @@ fn assemble(
     let mut systems = Store::<System>::new(scopes);
     wiring.connect_systems(&mut systems, runs.clone(), pools.clone());
     let ctx = Arc::new(Context {
+        clock,
         writer: Writer::new(client.clone()),
         tasks: Arc::new(tasks),
         runs,
@@ -244,7 +258,9 @@ async fn wait_synced(ctx: &Context) -> Result<(), Error> {
     tokio::time::timeout(SYNC_WITHIN, synced).await.map_err(|_| Error::Sync(SYNC_WITHIN))
 }
 
-fn start_controllers(
+/// Starts every controller and the dispatchers on the current runtime. Before it, the first list of
+/// every kind has to be complete.
+pub fn start_controllers(
     tasks: &TaskTracker,
     ctx: &Arc<Context>,
     queues: &Queues,
