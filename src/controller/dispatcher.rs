@@ -20,7 +20,7 @@ use super::queue::WorkQueue;
 use super::run::until;
 use crate::build::run::{Slot, build_run};
 use crate::cluster::write::Created;
-use crate::cluster::{Cached, Error, Key};
+use crate::cluster::{Cached, Error, ErrorClass, Key};
 use crate::crd::task::{ResolvedDependency, condition};
 use crate::crd::{NextKind, Run, Task, TaskPhase, TaskStatus, set_condition};
 use crate::plan::dispatch::{Admission, HolderId, Queue, Wait, Waiting};
@@ -34,6 +34,8 @@ const CONCURRENCY: usize = 64;
 const NOTES: usize = 8;
 /// Wait before an admission that could not be carried out is decided again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// How long a shutdown waits for admissions that are being carried out.
+const FINISH_WITHIN: Duration = Duration::from_secs(10);
 
 /// Which agents of a pool hold a Run or a live Pod. Kept from the same facts as the queue.
 #[derive(Default)]
@@ -175,7 +177,10 @@ impl Dispatcher {
                 () = tokio::time::sleep(sleep) => {}
             }
         }
-        while self.inflight.join_next().await.is_some() {}
+        let finish = async { while self.inflight.join_next().await.is_some() {} };
+        if tokio::time::timeout(FINISH_WITHIN, finish).await.is_err() {
+            tracing::warn!("admissions are left unfinished");
+        }
     }
 
     fn take(&mut self, fact: Fact) {
@@ -376,7 +381,7 @@ async fn apply_admission(ctx: &Context, key: &Key, admission: Admission) -> Resu
     };
     let Some(term) = ctx.term(&system) else { return Err(gone(key)) };
     let slot = Slot { agent: admission.agent, lane: admission.lane, target_areas: admission.areas, term };
-    let run = match ctx.writer.create(&build_run(&task, &system, &pool, &slot)).await? {
+    let run = match create_run(ctx, &build_run(&task, &system, &pool, &slot)).await? {
         Created::New(run) => run,
         Created::Exists(existing) if is_ours(&existing, &task) => *existing,
         Created::Exists(_) => return Err(gone(key)),
@@ -396,6 +401,25 @@ async fn apply_admission(ctx: &Context, key: &Key, admission: Admission) -> Resu
         }
     }
     Ok(())
+}
+
+/// Creates the Run. When it is not known whether that was carried out, the API server is asked until it
+/// says whether the Run exists: so long its slot, lane and areas stay reserved (invariants S8 to S10).
+async fn create_run(ctx: &Context, run: &Run) -> Result<Created<Run>, Error> {
+    let error = match ctx.writer.create(run).await {
+        Err(error) if error.class() == ErrorClass::Transient => error,
+        known => return known,
+    };
+    loop {
+        match ctx.writer.read::<Run>(&run.namespace().unwrap_or_default(), &run.name_any()).await {
+            Ok(Some(found)) => return Ok(Created::Exists(Box::new(found))),
+            Ok(None) => return Err(error),
+            Err(unknown) if unknown.class() == ErrorClass::Transient => {
+                tokio::time::sleep(RETRY_AFTER).await;
+            }
+            Err(_) => return Err(error),
+        }
+    }
 }
 
 /// Whether this is still the Task that was admitted, waiting and without a Run in progress.

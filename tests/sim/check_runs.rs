@@ -94,10 +94,18 @@ impl Checker {
         if owners.len() != 1 || owners.iter().any(|o| o.uid != *uid || o.controller != Some(true)) {
             self.fail("S3", format!("Run {name} is not owned by its Task alone"));
         }
+        // A Run that was deleted before its Task named it was no attempt.
+        let named = self.tasks.get(uid).and_then(|t| t.last.status.as_ref()).map_or(0, |s| s.attempts);
+        let lost = self.runs.values().any(|r| {
+            r.deleted && r.last.spec.task_ref.uid == *uid && r.last.spec.attempt == named + 1
+        });
         let Some(task) = self.tasks.get_mut(uid) else {
             self.fail("S3", format!("Run {name} has no Task"));
             return;
         };
+        if lost {
+            task.attempts = named;
+        }
         let (expected, wanted) = match run.spec.purpose {
             Purpose::Execute | Purpose::Plan => {
                 let next = task.attempts + 1;

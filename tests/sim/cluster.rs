@@ -196,11 +196,6 @@ impl Cluster {
         }
     }
 
-    /// Whether a node is lost.
-    pub fn has_lost_node(&self) -> bool {
-        self.nodes.iter().any(|n| n.lost)
-    }
-
     /// Pods of lost nodes are told to go; nobody there hears it.
     pub fn taint_lost(&self, server: &mut Server) {
         for name in self.on_lost_nodes(server) {
