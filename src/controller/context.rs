@@ -53,6 +53,8 @@ pub struct Context {
     pub gone_pods: Arc<GonePods>,
     /// Tasks that the dispatcher is just admitting: it marks them Running itself.
     pub admitting: Admitting,
+    /// Tasks whose Pod is just being created: it counts as one that lives.
+    pub starting: Admitting,
     /// The last refusal to create a Pod, by Run uid.
     pub refusals: Mutex<HashMap<String, String>>,
     /// NetworkPolicies applied in this process.
@@ -124,25 +126,26 @@ impl GonePods {
     }
 }
 
-/// Uids of Tasks between the creation of their Run and the mark that they are Running. The task
-/// controller leaves them alone meanwhile, so that the two do not write the same thing twice.
+/// Uids of Tasks for which something is under way: between the creation of their Run and the mark that
+/// they are Running (the task controller leaves them alone meanwhile, so that the two do not write the
+/// same thing twice), or while their Pod is being created.
 #[derive(Default)]
 pub struct Admitting {
     inner: Mutex<HashSet<String>>,
 }
 
 impl Admitting {
-    /// The admission of this Task begins.
-    pub fn begin(&self, uid: &str) {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner).insert(uid.to_string());
+    /// It begins for this Task. False: it is under way already.
+    pub fn begin(&self, uid: &str) -> bool {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner).insert(uid.to_string())
     }
 
-    /// The admission of this Task has ended, well or not.
+    /// It has ended for this Task, well or not.
     pub fn end(&self, uid: &str) {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
     }
 
-    /// Whether this Task is being admitted.
+    /// Whether it is under way for this Task.
     pub fn contains(&self, uid: &str) -> bool {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner).contains(uid)
     }

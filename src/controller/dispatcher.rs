@@ -20,7 +20,7 @@ use super::queue::WorkQueue;
 use super::run::until;
 use crate::build::run::{Slot, build_run};
 use crate::cluster::write::Created;
-use crate::cluster::{Cached, Error, ErrorClass, Key};
+use crate::cluster::{Cached, Error, Key};
 use crate::crd::task::{ResolvedDependency, condition};
 use crate::crd::{NextKind, Run, Task, TaskPhase, TaskStatus, set_condition};
 use crate::plan::dispatch::{Admission, HolderId, Queue, Wait, Waiting};
@@ -92,7 +92,7 @@ pub struct Dispatcher {
     waits: Waits,
     /// Dependencies found resolved, to be recorded.
     resolved: VecDeque<(String, Vec<ResolvedDependency>)>,
-    notes: JoinSet<Option<String>>,
+    notes: JoinSet<Note>,
     /// Wakes the task controller.
     tasks: WorkQueue,
     inflight: JoinSet<(String, Result<(), Error>)>,
@@ -242,25 +242,26 @@ impl Dispatcher {
             self.noted(done);
         }
         while self.notes.len() < NOTES {
-            let status = if let Some((uid, resolved)) = self.resolved.pop_front() {
-                self.with_resolved(&uid, &resolved)
+            let (said, status) = if let Some((uid, resolved)) = self.resolved.pop_front() {
+                (None, self.with_resolved(&uid, &resolved))
             } else if let Some((uid, wait)) = self.waits.take_due(now) {
-                self.with_reason(&uid, &wait, now)
+                (Some(wait.kind()), self.with_reason(&uid, &wait, now))
             } else {
                 return true;
             };
             if let Some((task, status)) = status {
-                self.notes.spawn(write_note(self.ctx.clone(), task, status));
+                self.notes.spawn(write_note(self.ctx.clone(), task, status, said));
             }
         }
         false
     }
 
-    /// A reason that could not be written is said again later, if it still holds: the queue tells each
-    /// reason only once.
-    fn noted(&mut self, done: Result<Option<String>, tokio::task::JoinError>) {
-        let failed = done.ok().flatten();
-        if let Some(waiting) = failed.and_then(|uid| self.queue.waiting(&uid).cloned()) {
+    /// A reason that could not be written is said again later, if it still holds, and so is one that has
+    /// become another while it was being written: the queue tells each reason only once.
+    fn noted(&mut self, done: Result<Note, tokio::task::JoinError>) {
+        let Ok(Note { uid, said, failed }) = done else { return };
+        let Some(waiting) = self.queue.waiting(&uid).cloned() else { return };
+        if failed || said.is_some_and(|said| said != waiting.wait.kind()) {
             self.waits.set(Waiting { since: self.ctx.now(), ..waiting });
         }
     }
@@ -277,11 +278,16 @@ impl Dispatcher {
             self.queue.abandon(&admission.task_uid, None);
             return;
         };
+        if !self.ctx.admitting.begin(&admission.task_uid) {
+            // An earlier admission of it is still being carried out; its Run has just been deleted.
+            let retry_at = crate::plan::run::add(self.ctx.now(), RETRY_AFTER);
+            self.queue.abandon(&admission.task_uid, Some(retry_at));
+            return;
+        }
         let (ctx, key) = (self.ctx.clone(), Key::new(&self.namespace, name));
         let tasks = self.tasks.clone();
         self.inflight.spawn(async move {
             let uid = admission.task_uid.clone();
-            ctx.admitting.begin(&uid);
             let result = apply_admission(&ctx, &key, admission).await;
             ctx.admitting.end(&uid);
             // The task controller has left it alone meanwhile: now it looks at what has become of it.
@@ -356,17 +362,31 @@ impl Dispatcher {
     }
 }
 
-/// Writes a reason or a record. Returns the uid of the Task when that failed.
-async fn write_note(ctx: Arc<Context>, task: Arc<Task>, status: TaskStatus) -> Option<String> {
+/// What became of a write about a waiting Task.
+struct Note {
+    uid: String,
+    /// The kind of the reason, unless only dependencies were recorded.
+    said: Option<&'static str>,
+    failed: bool,
+}
+
+/// Writes a reason or a record.
+async fn write_note(
+    ctx: Arc<Context>,
+    task: Arc<Task>,
+    status: TaskStatus,
+    said: Option<&'static str>,
+) -> Note {
+    let uid = Cached::uid(task.as_ref()).to_string();
     match ctx.writer.patch_status(task.as_ref(), task.status.as_ref(), &status).await {
         Ok(Some(written)) => ctx.tasks.wrote(written),
         Ok(None) => {}
         Err(error) => {
             tracing::debug!(error = %error, "reason for waiting not written, will retry");
-            return Some(Cached::uid(task.as_ref()).to_string());
+            return Note { uid, said, failed: true };
         }
     }
-    None
+    Note { uid, said, failed: false }
 }
 
 /// Creates the Run and marks the Task Running. The second write may fail: then the Task is read anew,
@@ -381,7 +401,7 @@ async fn apply_admission(ctx: &Context, key: &Key, admission: Admission) -> Resu
     };
     let Some(term) = ctx.term(&system) else { return Err(gone(key)) };
     let slot = Slot { agent: admission.agent, lane: admission.lane, target_areas: admission.areas, term };
-    let run = match create_run(ctx, &build_run(&task, &system, &pool, &slot)).await? {
+    let run = match ctx.writer.create_surely(&build_run(&task, &system, &pool, &slot)).await? {
         Created::New(run) => run,
         Created::Exists(existing) if is_ours(&existing, &task) => *existing,
         Created::Exists(_) => return Err(gone(key)),
@@ -401,25 +421,6 @@ async fn apply_admission(ctx: &Context, key: &Key, admission: Admission) -> Resu
         }
     }
     Ok(())
-}
-
-/// Creates the Run. When it is not known whether that was carried out, the API server is asked until it
-/// says whether the Run exists: so long its slot, lane and areas stay reserved (invariants S8 to S10).
-async fn create_run(ctx: &Context, run: &Run) -> Result<Created<Run>, Error> {
-    let error = match ctx.writer.create(run).await {
-        Err(error) if error.class() == ErrorClass::Transient => error,
-        known => return known,
-    };
-    loop {
-        match ctx.writer.read::<Run>(&run.namespace().unwrap_or_default(), &run.name_any()).await {
-            Ok(Some(found)) => return Ok(Created::Exists(Box::new(found))),
-            Ok(None) => return Err(error),
-            Err(unknown) if unknown.class() == ErrorClass::Transient => {
-                tokio::time::sleep(RETRY_AFTER).await;
-            }
-            Err(_) => return Err(error),
-        }
-    }
 }
 
 /// Whether this is still the Task that was admitted, waiting and without a Run in progress.

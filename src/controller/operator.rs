@@ -36,8 +36,8 @@ const SYNC_WITHIN: Duration = Duration::from_secs(120);
 pub enum Error {
     #[error("failed to take part in the leader election")]
     Election(#[source] kube_lease_manager::LeaseManagerError),
-    #[error("failed to take over: the Systems cannot be read")]
-    TakeOver(#[source] kube::Error),
+    #[error("failed to take over: the Systems cannot be read or written")]
+    TakeOver(#[source] crate::cluster::Error),
     #[error(
         "failed to list every kind within {0:?}, check the operator's RBAC and the CustomResourceDefinitions"
     )]
@@ -200,6 +200,7 @@ pub fn assemble(
         clean_up: queues.clean_up.clone(),
         gone_pods,
         admitting: Admitting::default(),
+        starting: Admitting::default(),
         refusals: Mutex::default(),
         policies: Applied::default(),
         terms: Mutex::default(),

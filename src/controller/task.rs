@@ -1,6 +1,7 @@
 //! Task controller: keeps each Task moving (`plan::task`).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
 
@@ -11,6 +12,9 @@ use crate::cluster::write::Created;
 use crate::cluster::{Error, Key};
 use crate::crd::{PodFacts, Run, Task, TaskStatus};
 use crate::plan::task::{Observed, TaskPlan, plan_task};
+
+/// When to look again at a Task whose Pod is being created.
+const STARTING: Duration = Duration::from_secs(1);
 
 /// Brings one Task a step further.
 ///
@@ -26,6 +30,7 @@ async fn step(ctx: &Context, key: &Key, confirmed: bool) -> Result<Action, Error
         return Ok(Action::Await);
     }
     let (runs, pods) = observe(ctx, &task);
+    let starting = ctx.starting.contains(task.metadata.uid.as_deref().unwrap_or_default());
     let runs: Vec<&Run> = runs.iter().map(AsRef::as_ref).collect();
     let system = ctx.system(&key.namespace);
     let settings = system.as_ref().map(|s| s.spec.clone()).unwrap_or_default();
@@ -35,13 +40,14 @@ async fn step(ctx: &Context, key: &Key, confirmed: bool) -> Result<Action, Error
     let observed = Observed {
         task: &task,
         runs: &runs,
-        live_pod: pods.iter().any(|p| p.is_live()),
+        live_pod: starting || pods.iter().any(|p| p.is_live()),
         confirmed,
         system: &settings,
         children: &children,
         now,
     };
     match plan_task(&observed) {
+        TaskPlan::Wait { until: None } if starting => Ok(Action::After(STARTING)),
         TaskPlan::Wait { until: None } => Ok(Action::Await),
         TaskPlan::Wait { until: Some(at) } => Ok(Action::After(until(at, now))),
         TaskPlan::Confirm { run } => {

@@ -43,6 +43,10 @@ pub struct Checker {
     pub resolved: BTreeSet<String>,
     /// The operator that raised the term last.
     pub leader: Option<usize>,
+    /// Runs that a former leader has ended while nobody knew better: its status writes are fenced by
+    /// resourceVersion alone, and the present leader may just be starting their Pod. What comes of it
+    /// is undone (no Pod is left in the end).
+    pub ended_by_former: BTreeSet<String>,
     pub violations: Vec<String>,
     /// Writes of operators to Tasks, Runs and Pods so far.
     pub writes: u64,
@@ -135,13 +139,8 @@ impl Checker {
         }
         match self.tasks.remove(&uid) {
             None => {
-                let history = TaskHistory {
-                    name,
-                    last: new,
-                    deleted: false,
-                    attempts: 0,
-                    charged: BTreeSet::new(),
-                };
+                let history =
+                    TaskHistory { name, last: new, deleted: false, attempts: 0, charged: BTreeSet::new() };
                 self.tasks.insert(uid, history);
             }
             Some(mut history) => {
@@ -203,13 +202,7 @@ impl Checker {
     }
 
     /// S6: counters rise by one, once for a Run, and only for what the Run says.
-    fn counters(
-        &mut self,
-        name: &str,
-        history: &mut TaskHistory,
-        before: &TaskStatus,
-        after: &TaskStatus,
-    ) {
+    fn counters(&mut self, name: &str, history: &mut TaskHistory, before: &TaskStatus, after: &TaskStatus) {
         let list = |s: &TaskStatus| {
             let r = s.retries;
             [("failure", r.failure), ("quota", r.quota), ("infra", r.infra), ("judge", r.judge)]
@@ -230,7 +223,9 @@ impl Checker {
         if !absorbed {
             return;
         }
-        let run = self.runs.values().find(|r| r.last.metadata.name.as_deref() == Some(&before.current_run));
+        // A deleted Run may have had the same name.
+        let named = |r: &&RunHistory| r.last.metadata.name.as_deref() == Some(&before.current_run);
+        let run = self.runs.values().filter(named).max_by_key(|r| !r.deleted);
         let Some(run) = run else {
             self.fail("S6", format!("Task {name} names Run {} that never was", before.current_run));
             return;
@@ -290,6 +285,9 @@ impl Checker {
             self.fail("S3", format!("Pod {name} has {owners} owners, no known Run among them"));
             return;
         };
+        if self.ended_by_former.contains(&pod.run_uid) {
+            return;
+        }
         let (deleted, run) = (run.deleted, run.last.clone());
         let status = run.status.clone().unwrap_or_default();
         if status.phase.is_terminal() {
@@ -312,9 +310,8 @@ impl Checker {
     /// S11, by what was ever resolved under the name.
     pub fn dependencies(&mut self, kind: &str, name: &str, run: &Run) {
         let Some(task) = self.tasks.get(&run.spec.task_ref.uid) else { return };
-        let recorded = |d: &String| {
-            task.last.status.iter().flat_map(|s| &s.resolved_dependencies).any(|r| r.name == *d)
-        };
+        let recorded =
+            |d: &String| task.last.status.iter().flat_map(|s| &s.resolved_dependencies).any(|r| r.name == *d);
         let missing: Vec<String> = task
             .last
             .spec

@@ -42,7 +42,12 @@ impl Checker {
         let uid = run.metadata.uid.clone().unwrap_or_default();
         match self.runs.get(&uid).map(|h| h.last.clone()) {
             None => self.created(&run, label(object, labels::TERM), by, belief),
-            Some(before) => self.changed(&before, &run),
+            Some(before) => {
+                if matches!(by, Actor::Operator(id) if self.leader != Some(id)) {
+                    self.ended_by_former.insert(uid.clone());
+                }
+                self.changed(&before, &run);
+            }
         }
         self.runs.insert(uid, RunHistory { last: run, deleted: false });
     }
@@ -56,15 +61,28 @@ impl Checker {
         let (a, b) = (before.status.clone().unwrap_or_default(), after.status.clone().unwrap_or_default());
         if a.phase.is_terminal() {
             let result = |s: &opentiger::crd::RunStatus| {
-                (s.phase, s.failure_code.clone(), s.failure_class, s.finished_at, s.branch.clone(),
-                 s.head_commit.clone(), s.review.clone(), s.tokens, s.retry_at)
+                (
+                    s.phase,
+                    s.failure_code.clone(),
+                    s.failure_class,
+                    s.finished_at,
+                    s.branch.clone(),
+                    s.head_commit.clone(),
+                    s.review.clone(),
+                    s.tokens,
+                    s.retry_at,
+                )
             };
             if result(&a) != result(&b) {
-                self.fail("S5", format!("Run {name} was {:?} and is {:?} with another result", a.phase, b.phase));
+                self.fail(
+                    "S5",
+                    format!("Run {name} was {:?} and is {:?} with another result", a.phase, b.phase),
+                );
             }
         } else if b.phase.is_terminal() {
             let uid = after.metadata.uid.as_deref().unwrap_or_default();
-            if self.pods.values().any(|p| p.run_uid == uid && p.is_live()) {
+            let former = self.ended_by_former.contains(uid);
+            if !former && self.pods.values().any(|p| p.run_uid == uid && p.is_live()) {
                 self.fail("S5", format!("Run {name} ends as {:?} while its Pod lives", b.phase));
             }
         }
@@ -75,7 +93,8 @@ impl Checker {
         let uid = run.spec.task_ref.uid.clone();
         self.term_and_hatch("Run", &name, term.to_string(), by);
         self.identity(run, &name);
-        let ended = |r: &RunHistory| r.deleted || r.last.status.as_ref().is_some_and(|s| s.phase.is_terminal());
+        let ended =
+            |r: &RunHistory| r.deleted || r.last.status.as_ref().is_some_and(|s| s.phase.is_terminal());
         let other = self.runs.values().find(|r| r.last.spec.task_ref.uid == uid && !ended(r));
         if let Some(other) = other.and_then(|r| r.last.metadata.name.clone()) {
             self.fail("S2", format!("Run {name} is created while Run {other} of the same Task is not over"));
@@ -96,9 +115,10 @@ impl Checker {
         }
         // A Run that was deleted before its Task named it was no attempt.
         let named = self.tasks.get(uid).and_then(|t| t.last.status.as_ref()).map_or(0, |s| s.attempts);
-        let lost = self.runs.values().any(|r| {
-            r.deleted && r.last.spec.task_ref.uid == *uid && r.last.spec.attempt == named + 1
-        });
+        let lost = self
+            .runs
+            .values()
+            .any(|r| r.deleted && r.last.spec.task_ref.uid == *uid && r.last.spec.attempt == named + 1);
         let Some(task) = self.tasks.get_mut(uid) else {
             self.fail("S3", format!("Run {name} has no Task"));
             return;
@@ -135,8 +155,7 @@ impl Checker {
     /// its watch has told the operator.
     fn bounds(&mut self, run: &Run, name: &str, belief: Option<&Belief>) {
         let spec = &run.spec;
-        let seats: Vec<Seat> =
-            self.seats().into_iter().filter(|s| s.task != spec.task_ref.uid).collect();
+        let seats: Vec<Seat> = self.seats().into_iter().filter(|s| s.task != spec.task_ref.uid).collect();
         for seat in &seats {
             if let Some(area) = spec.target_areas.iter().find(|a| seat.areas.contains(a)) {
                 self.fail("S8", format!("Run {name} enters area {area} that is occupied"));
@@ -169,7 +188,8 @@ impl Checker {
     }
 
     fn seats(&self) -> Vec<Seat> {
-        let over = |r: &RunHistory| r.deleted || r.last.status.as_ref().is_some_and(|s| s.phase.is_terminal());
+        let over =
+            |r: &RunHistory| r.deleted || r.last.status.as_ref().is_some_and(|s| s.phase.is_terminal());
         let runs = self.runs.values().filter(|r| !over(r)).map(|r| Seat {
             task: r.last.spec.task_ref.uid.clone(),
             pool: r.last.spec.pool.clone(),

@@ -234,7 +234,9 @@ impl Cluster {
     /// The garbage collector looks once: objects whose controller is gone are deleted.
     pub fn collect(&self, server: &mut Server) -> usize {
         let mut done = 0;
-        for (kind, above) in [(Kind::Run, Kind::Task), (Kind::Pod, Kind::Run), (Kind::NetworkPolicy, Kind::Pool)] {
+        for (kind, above) in
+            [(Kind::Run, Kind::Task), (Kind::Pod, Kind::Run), (Kind::NetworkPolicy, Kind::Pool)]
+        {
             for object in server.all(kind) {
                 let owner = owner(&object);
                 let lives = server.all(above).iter().any(|o| text(o, "/metadata/uid") == owner);

@@ -42,8 +42,13 @@ enum Feed {
     /// Not begun.
     Idle,
     /// A complete list was read; the watch goes on behind it.
-    Listing { objects: Vec<Arc<Value>>, next: usize },
-    Watching { next: usize },
+    Listing {
+        objects: Vec<Arc<Value>>,
+        next: usize,
+    },
+    Watching {
+        next: usize,
+    },
 }
 
 /// How far an operator has come.

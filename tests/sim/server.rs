@@ -192,7 +192,8 @@ impl Server {
         object["metadata"]["generation"] = json!(1);
         match kind {
             Kind::Task => {
-                object["status"] = json!({"phase": "Queued", "next": {"kind": "Watch", "detail": "not yet considered"}});
+                object["status"] =
+                    json!({"phase": "Queued", "next": {"kind": "Watch", "detail": "not yet considered"}});
             }
             Kind::Run => object["status"] = json!({"phase": "Running"}),
             Kind::Pod => {

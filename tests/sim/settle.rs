@@ -136,7 +136,10 @@ impl World {
             .filter(|t| !stuck.contains(&t.name))
             .map(|t| {
                 let status = t.last.status.clone().unwrap_or_default();
-                format!("Task {} is {:?}, run {:?}, next {:?}", t.name, status.phase, status.current_run, status.next)
+                format!(
+                    "Task {} is {:?}, run {:?}, next {:?}",
+                    t.name, status.phase, status.current_run, status.next
+                )
             })
             .collect()
     }

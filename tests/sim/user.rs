@@ -1,9 +1,9 @@
 //! People: they make Tasks and change their minds.
 
+use opentiger::crd::pool::MockExecutor;
 use opentiger::crd::{
     AgentPool, AgentPoolSpec, Executor, ExecutorType, Role, System, SystemSpec, Task, TaskSpec,
 };
-use opentiger::crd::pool::MockExecutor;
 use serde_json::{Value, json};
 
 use super::cluster::name_of;
@@ -12,7 +12,8 @@ use super::server::{Actor, Kind, Server, text};
 
 /// Names that Tasks get, again and again.
 const NAMES: [&str; 8] = ["t0", "t1", "t2", "t3", "t4", "t5", "t6", "t7"];
-const POOLS: [(&str, Role); 3] = [("worker", Role::Worker), ("docser", Role::Docser), ("tester", Role::Tester)];
+const POOLS: [(&str, Role); 3] =
+    [("worker", Role::Worker), ("docser", Role::Docser), ("tester", Role::Tester)];
 
 /// The people of one world.
 #[derive(Default)]
@@ -34,13 +35,11 @@ impl User {
         let _ = server.create(Kind::System, system, Actor::User);
         for (name, role) in POOLS {
             let mut pool = AgentPool::new(name, AgentPoolSpec { role, ..AgentPoolSpec::default() });
-            pool.spec.replicas = if role == Role::Worker { rng.between(1, 3) as i32 } else { rng.between(0, 2) as i32 };
+            pool.spec.replicas =
+                if role == Role::Worker { rng.between(1, 3) as i32 } else { rng.between(0, 2) as i32 };
             pool.spec.image = "agent".into();
-            pool.spec.executor = Executor {
-                type_: ExecutorType::Mock,
-                command: None,
-                mock: Some(MockExecutor::default()),
-            };
+            pool.spec.executor =
+                Executor { type_: ExecutorType::Mock, command: None, mock: Some(MockExecutor::default()) };
             let _ = server.create(Kind::Pool, json!(pool), Actor::User);
         }
         for _ in 0..rng.between(2, 5) {
@@ -61,7 +60,8 @@ impl User {
         spec.role = rng.weighted(&[(6, Role::Worker), (2, Role::Docser), (1, Role::Tester)]);
         spec.priority = rng.between(0, 3) as i32;
         spec.target_area = rng.weighted(&[(4, None), (2, Some("a")), (1, Some("b"))]).map(Into::into);
-        spec.lane = rng.weighted(&[(8, None), (1, Some("conflict_recovery")), (1, Some("other"))]).map(Into::into);
+        spec.lane =
+            rng.weighted(&[(8, None), (1, Some("conflict_recovery")), (1, Some("other"))]).map(Into::into);
         if rng.chance(250) {
             let other = rng.pick(&NAMES);
             if other != name {
@@ -78,7 +78,19 @@ impl User {
         let some = |list: &[std::sync::Arc<Value>], rng: &mut Rng| {
             (!list.is_empty()).then(|| name_of(&list[rng.below(list.len())]))
         };
-        match rng.weighted(&[(6, 0), (2, 1), (2, 2), (3, 3), (2, 4), (1, 5), (2, 6), (3, 7), (2, 8), (3, 9), (2, 10)]) {
+        match rng.weighted(&[
+            (6, 0),
+            (2, 1),
+            (2, 2),
+            (3, 3),
+            (2, 4),
+            (1, 5),
+            (2, 6),
+            (3, 7),
+            (2, 8),
+            (3, 9),
+            (2, 10),
+        ]) {
             0 if self.made < 12 => self.make(server, rng),
             1 => {
                 let Some(name) = some(&tasks, rng) else { return String::new() };
@@ -131,7 +143,9 @@ impl User {
             }
             9 => {
                 let hatch = rng.weighted(&[(5, "Armed"), (2, "Disarmed"), (1, "Manual")]);
-                server.change(Kind::System, "default", Actor::User, |s| s["spec"]["runtimeHatch"] = json!(hatch));
+                server.change(Kind::System, "default", Actor::User, |s| {
+                    s["spec"]["runtimeHatch"] = json!(hatch)
+                });
                 format!("sets the hatch to {hatch}")
             }
             _ => {

@@ -155,7 +155,8 @@ impl World {
                 }
             }
             Thing::BrokenWatch => {
-                let (n, kind) = (self.rng.below(self.operators.len()), self.rng.pick(&super::server::WATCHED));
+                let (n, kind) =
+                    (self.rng.below(self.operators.len()), self.rng.pick(&super::server::WATCHED));
                 if let Some(operator) = self.operators.get_mut(n) {
                     operator.break_watch(kind);
                 }
@@ -275,6 +276,9 @@ impl World {
                 Some((409, "Conflict")),
                 None,
             ]);
+            // Only writes conflict.
+            let refusal =
+                refusal.filter(|(code, _)| *code != 409 || !matches!(call.ask, Ask::Get(..) | Ask::List(_)));
             self.say(&format!("{from}: {} fails: {refusal:?}", brief(&call.ask)));
             call.answer(match refusal {
                 Some((code, reason)) => Ok((code, Refusal::new(code, reason, "injected").body())),
@@ -284,7 +288,8 @@ impl World {
             self.demand(&call.ask);
             let before = self.server.version();
             let answer = carry_out(&mut self.server, from, &call.ask);
-            if matches!(call.ask, Ask::PatchStatus(..)) && answer.0 == 200 && before == self.server.version() {
+            if matches!(call.ask, Ask::PatchStatus(..)) && answer.0 == 200 && before == self.server.version()
+            {
                 self.check.write_without_change(&brief(&call.ask));
             }
             let lost = faulty && self.rng.chance(f.lost_reply);
@@ -315,7 +320,8 @@ impl World {
         for commit in std::mem::take(&mut self.server.commits) {
             self.check.observe(&commit, belief, &self.server);
             let object = commit.new.as_ref().or(commit.old.as_ref());
-            let line = format!("{:?}{:?}{}", commit.kind, commit.by, object.map_or(String::new(), |o| digest_of(o)));
+            let line =
+                format!("{:?}{:?}{}", commit.kind, commit.by, object.map_or(String::new(), |o| digest_of(o)));
             for byte in line.bytes() {
                 self.digest = (self.digest ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
             }
@@ -344,7 +350,12 @@ enum Thing {
 }
 
 fn digest_of(object: &Value) -> String {
-    format!("{}{}{}", text(object, "/metadata/uid"), text(object, "/metadata/resourceVersion"), object["status"])
+    format!(
+        "{}{}{}",
+        text(object, "/metadata/uid"),
+        text(object, "/metadata/resourceVersion"),
+        object["status"]
+    )
 }
 
 /// A request in a few words.
@@ -355,7 +366,10 @@ pub fn brief(ask: &Ask) -> String {
         Ask::Create(kind, body) => format!("create {kind:?} {}", name_of(body)),
         Ask::PatchStatus(kind, name, patch) => {
             let status = &patch["status"];
-            format!("patch {kind:?} {name} {} {} {}", status["phase"], status["blockReason"], status["currentRun"])
+            format!(
+                "patch {kind:?} {name} {} {} {}",
+                status["phase"], status["blockReason"], status["currentRun"]
+            )
         }
         Ask::Apply(kind, name, _) => format!("apply {kind:?} {name}"),
         Ask::Delete(kind, name, _) => format!("delete {kind:?} {name}"),
