@@ -1,13 +1,18 @@
 //! The Run of an admission: Task, System and AgentPool as they are at this moment, frozen.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::ResourceExt;
 use kube::api::ObjectMeta;
 
-use crate::crd::run::{RunInputs, RunLimits, RunRepository, RunTemplate, TaskRef};
-use crate::crd::{AgentPool, Purpose, Run, RunSpec, System, Task, labels, names, words};
+use crate::crd::pool::Role;
+use crate::crd::run::{ReviewTarget, RunInputs, RunLimits, RunRepository, RunTemplate, TaskRef};
+use crate::crd::{AgentPool, GoDuration, Purpose, Run, RunSpec, System, Task, labels, names, words};
+
+/// Longest time for one review; a Task with a shorter timebox is reviewed within that.
+const REVIEW_TIMEBOX_SECS: u64 = 900;
 
 /// The slot an admission gives, and the bounds it was given under.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,36 +29,123 @@ pub struct Slot {
 pub fn build_run(task: &Task, system: &System, pool: &AgentPool, slot: &Slot) -> Run {
     let status = task.status.clone().unwrap_or_default();
     let attempt = status.attempts + 1;
-    let (task_name, task_uid) = (task.name_any(), task.uid().unwrap_or_default());
-    let name = names::run_name(&task_name, &task_uid, attempt);
-    let effective = status.effective.clone().unwrap_or_default();
+    let name = names::run_name(&task.name_any(), &task.uid().unwrap_or_default(), attempt);
     let repository = &system.spec.repository;
+    let base = task.spec.base_branch.clone().unwrap_or_else(|| repository.base_branch.clone());
+    let branch = names::branch_name(&repository.branch_prefix, &name);
+    let inputs = RunInputs {
+        commands: status.effective.clone().unwrap_or_default().commands.unwrap_or(task.spec.commands.clone()),
+        timebox: task.spec.timebox.clone(),
+        previous_failure: status.last_failure.map(|f| f.summary).unwrap_or_default(),
+        ..inputs(task)
+    };
     let spec = RunSpec {
-        task_ref: TaskRef { name: task_name.clone(), uid: task_uid.clone() },
         attempt,
         purpose: Purpose::Execute,
+        role: task.spec.role,
+        inputs,
+        ..spec(task, system, pool, slot, base, branch)
+    };
+    owned(task, name, spec, slot.term)
+}
+
+/// Builds the next Judge or Merge Run of the Task's `status.judge`: `purpose` says which, and any other
+/// purpose counts as Judge. Name and content are functions of the arguments only, as in [`build_run`].
+///
+/// It has the attempt of the Execute Run that it looks at, and no verification commands: those have
+/// run. It compares with and merges into [`review_base`].
+pub fn build_review_run(
+    task: &Task,
+    system: &System,
+    pool: &AgentPool,
+    slot: &Slot,
+    purpose: Purpose,
+) -> Run {
+    let status = task.status.clone().unwrap_or_default();
+    let judge = status.judge.unwrap_or_default();
+    let (purpose, version, name) = match purpose {
+        Purpose::Merge => {
+            let version = judge.merges.saturating_add(1);
+            (Purpose::Merge, version, names::merge_run_name(&judge.run, version))
+        }
+        Purpose::Judge | Purpose::Execute | Purpose::Plan => {
+            let version = judge.reviews.saturating_add(1);
+            (Purpose::Judge, version, names::judge_run_name(&judge.run, version))
+        }
+    };
+    let inputs = RunInputs { timebox: review_timebox(&task.spec.timebox), ..inputs(task) };
+    let spec = RunSpec {
+        attempt: names::attempt_of(&judge.run).unwrap_or(status.attempts).max(1),
+        purpose,
+        role: Role::Judge,
+        inputs,
+        review: Some(ReviewTarget {
+            run: judge.run,
+            run_uid: judge.run_uid,
+            branch: judge.branch.clone(),
+            head_commit: judge.head_commit,
+            policy_version: judge.policy_version,
+            version,
+        }),
+        ..spec(task, system, pool, slot, review_base(task, system), judge.branch)
+    };
+    owned(task, name, spec, slot.term)
+}
+
+/// Branch that the Task's result is compared with and merged into. A Task that starts from a branch
+/// that Runs push (its name begins with the System's `branchPrefix`: a Task that repairs the work of
+/// another one) goes to the System's base branch, any other goes to the branch it started from.
+pub fn review_base(task: &Task, system: &System) -> String {
+    let repository = &system.spec.repository;
+    let own = task.spec.base_branch.as_ref();
+    own.filter(|branch| !branch.starts_with(&repository.branch_prefix))
+        .unwrap_or(&repository.base_branch)
+        .clone()
+}
+
+fn review_timebox(timebox: &GoDuration) -> GoDuration {
+    let longest = Duration::from_secs(REVIEW_TIMEBOX_SECS);
+    match timebox.parse() {
+        Some(shorter) if shorter < longest => timebox.clone(),
+        Some(_) | None => GoDuration::from_secs(REVIEW_TIMEBOX_SECS),
+    }
+}
+
+/// What every Run is told about its Task; the rest depends on the purpose.
+fn inputs(task: &Task) -> RunInputs {
+    let effective = task.status.as_ref().and_then(|status| status.effective.clone()).unwrap_or_default();
+    RunInputs {
+        title: task.spec.title.clone(),
+        goal: task.spec.goal.clone(),
+        kind: task.spec.kind.clone(),
+        risk_level: task.spec.risk_level,
+        allowed_paths: effective.allowed_paths.unwrap_or_else(|| task.spec.allowed_paths.clone()),
+        denied_paths: task.spec.denied_paths.clone(),
+        context: task.spec.context.clone().unwrap_or_default(),
+        ..RunInputs::default()
+    }
+}
+
+/// What every Run has from System, pool and slot.
+fn spec(
+    task: &Task,
+    system: &System,
+    pool: &AgentPool,
+    slot: &Slot,
+    base: String,
+    branch: String,
+) -> RunSpec {
+    let repository = &system.spec.repository;
+    RunSpec {
+        task_ref: TaskRef { name: task.name_any(), uid: task.uid().unwrap_or_default() },
         pool: pool.name_any(),
         agent: slot.agent.clone(),
-        role: task.spec.role,
         lane: slot.lane.clone(),
         target_areas: slot.target_areas.clone(),
-        review: None,
-        inputs: RunInputs {
-            title: task.spec.title.clone(),
-            goal: task.spec.goal.clone(),
-            kind: task.spec.kind.clone(),
-            risk_level: task.spec.risk_level,
-            allowed_paths: effective.allowed_paths.unwrap_or_else(|| task.spec.allowed_paths.clone()),
-            denied_paths: task.spec.denied_paths.clone(),
-            commands: effective.commands.unwrap_or_else(|| task.spec.commands.clone()),
-            context: task.spec.context.clone().unwrap_or_default(),
-            timebox: task.spec.timebox.clone(),
-            previous_failure: status.last_failure.map(|f| f.summary).unwrap_or_default(),
-        },
         repository: RunRepository {
             url: repository.url.clone(),
-            base_branch: task.spec.base_branch.clone().unwrap_or_else(|| repository.base_branch.clone()),
-            branch: names::branch_name(&repository.branch_prefix, &name),
+            base_branch: base,
+            branch,
             credentials_secret_ref: repository.credentials_secret_ref.clone(),
         },
         template: RunTemplate {
@@ -71,17 +163,22 @@ pub fn build_run(task: &Task, system: &System, pool: &AgentPool, slot: &Slot) ->
             startup_timeout: system.spec.recovery.startup_timeout.clone(),
             agent_liveness_window: system.spec.self_heal.agent_liveness_window.clone(),
         },
-    };
+        ..RunSpec::default()
+    }
+}
+
+/// The Run object, owned by its Task.
+fn owned(task: &Task, name: String, spec: RunSpec, term: i64) -> Run {
     Run {
         metadata: ObjectMeta {
             name: Some(name),
             namespace: task.namespace(),
-            labels: Some(run_labels(&spec, slot.term)),
+            labels: Some(run_labels(&spec, term)),
             owner_references: Some(vec![OwnerReference {
                 api_version: format!("{}/{}", crate::crd::GROUP, crate::crd::VERSION),
                 kind: "Task".into(),
-                name: task_name,
-                uid: task_uid,
+                name: spec.task_ref.name.clone(),
+                uid: spec.task_ref.uid.clone(),
                 controller: Some(true),
                 block_owner_deletion: None,
             }]),
@@ -111,4 +208,71 @@ pub fn run_labels(spec: &RunSpec, term: i64) -> BTreeMap<String, String> {
     .filter(|(_, value)| labels::is_label_value(value))
     .map(|(key, value)| (key.to_string(), value))
     .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crd::judge::JudgeStatus;
+    use crate::plan::fixtures;
+
+    fn slot() -> Slot {
+        Slot { agent: "judge-1".into(), lane: "feature".into(), target_areas: vec!["a".into()], term: 3 }
+    }
+
+    fn reviewed(base: Option<&str>) -> Task {
+        let mut task = fixtures::task("fix");
+        task.spec.base_branch = base.map(Into::into);
+        task.spec.commands = vec!["make test".into()];
+        task.spec.timebox = GoDuration("2h".into());
+        let status = task.status.as_mut().unwrap();
+        status.attempts = 4;
+        status.judge = Some(JudgeStatus {
+            run: "fix-bcdf-r3".into(),
+            run_uid: "uid-3".into(),
+            branch: "agent/fix-bcdf-r3".into(),
+            head_commit: "c0ffee".into(),
+            policy_version: "p1".into(),
+            reviews: 1,
+            merges: 4,
+            ..JudgeStatus::default()
+        });
+        task
+    }
+
+    fn build(task: &Task, purpose: Purpose) -> Run {
+        let mut system = fixtures::system();
+        system.spec.repository.base_branch = "main".into();
+        build_review_run(task, &system, &AgentPool::new("judge", Default::default()), &slot(), purpose)
+    }
+
+    #[test]
+    fn a_review_run_names_what_it_looks_at_and_belongs_to_the_task() {
+        let run = build(&reviewed(None), Purpose::Judge);
+        assert_eq!(run.name_any(), "fix-bcdf-r3-j2");
+        assert_eq!(run.metadata.owner_references.as_ref().unwrap()[0].uid, "uid-fix");
+        assert_eq!(run.labels()[labels::PURPOSE], "judge");
+        assert_eq!((run.spec.attempt, run.spec.role), (3, Role::Judge), "the attempt of the reviewed Run");
+        assert_eq!(run.spec.repository.branch, "agent/fix-bcdf-r3");
+        assert_eq!((run.spec.inputs.commands.len(), run.spec.inputs.timebox.0.as_str()), (0, "15m"));
+        let target = run.spec.review.unwrap();
+        assert_eq!(
+            (target.run.as_str(), target.run_uid.as_str(), target.version),
+            ("fix-bcdf-r3", "uid-3", 2)
+        );
+        assert_eq!((target.head_commit.as_str(), target.policy_version.as_str()), ("c0ffee", "p1"));
+        let merge = build(&reviewed(None), Purpose::Merge);
+        assert_eq!((merge.name_any().as_str(), merge.spec.purpose), ("fix-bcdf-r3-m5", Purpose::Merge));
+        assert_eq!(merge.labels()[labels::PURPOSE], "merge");
+    }
+
+    #[test]
+    fn a_repair_goes_to_the_system_s_base_and_not_to_the_branch_it_repairs() {
+        for (own, expected) in
+            [(None, "main"), (Some("agent/other-r1"), "main"), (Some("release/1"), "release/1")]
+        {
+            let run = build(&reviewed(own), Purpose::Merge);
+            assert_eq!(run.spec.repository.base_branch, expected, "{own:?}");
+        }
+    }
 }

@@ -21,6 +21,11 @@ pub fn run_name(task: &str, task_uid: &str, attempt: i32) -> String {
     format!("{task}-{}-r{attempt}", uid_hash(task_uid))
 }
 
+/// Ordinal of the attempt in a name of [`run_name`].
+pub fn attempt_of(run: &str) -> Option<i32> {
+    run.rsplit_once("-r").and_then(|(_, attempt)| attempt.parse().ok())
+}
+
 /// Name of the `version`th review of an Execute Run: `<run>-j<version>`.
 pub fn judge_run_name(run: &str, version: i32) -> String {
     format!("{run}-j{version}")
