@@ -26,7 +26,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::server::{Event, Kind, NAMESPACE, Server, WATCHED};
+use super::server::{Broken, Event, Kind, NAMESPACE, Server, WATCHED, text};
 use super::wire::{Arrivals, Call, Wire};
 
 /// The wall clock of the simulated world, in milliseconds.
@@ -141,7 +141,7 @@ impl Operator {
     pub fn poll(&mut self) -> Vec<Call> {
         self.runtime.block_on(async {
             // A round runs whatever was ready before it; an answer takes a few to reach its caller.
-            for _ in 0..4 {
+            for _ in 0..3 {
                 tokio::task::yield_now().await;
             }
         });
@@ -222,7 +222,12 @@ impl Operator {
             }
             Feed::Watching { next } => match log.get(next) {
                 Some(event) => {
-                    self.take(kind, event);
+                    let going = !text(&event.object, "/metadata/deletionTimestamp").is_empty();
+                    let broken = server.broken == Broken::Terminating && kind == Kind::Pod && going;
+                    self.take(
+                        kind,
+                        &Event { deleted: event.deleted || broken, object: event.object.clone() },
+                    );
                     Feed::Watching { next: next + 1 }
                 }
                 None => Feed::Watching { next },

@@ -61,7 +61,7 @@ pub enum Actor {
     User,
     /// Kubelet, scheduler and the controllers of Kubernetes itself.
     Cluster,
-    /// Defaults and garbage collection.
+    /// The operator of this number.
     Operator(usize),
 }
 
@@ -102,15 +102,20 @@ impl Refusal {
     }
 }
 
-/// Rules that a mutant switches off.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Broken {
-    /// resourceVersions in patches are not compared.
-    pub versions: bool,
-    /// No admission policy.
-    pub admission: bool,
-    /// Uids in deletions are not compared.
-    pub uids: bool,
+/// A rule of the world that a mutant breaks. Each makes a rule of the product void.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Broken {
+    Nothing,
+    /// resourceVersions in patches are not compared: status writes are not fenced (S15).
+    Fence,
+    /// No admission policy: neither hatch nor term bind a late create (S12, S14).
+    Admission,
+    /// The name of a Run is not its claim: every create gets another one (S4).
+    Names,
+    /// A Pod that is being deleted is taken for gone (rule 3.4 of the design, S1).
+    Terminating,
+    /// Absence is confirmed by an old copy (S1, S10).
+    Reads,
 }
 
 /// The server.
@@ -135,6 +140,15 @@ impl Server {
     /// The object of this name.
     pub fn get(&self, kind: Kind, name: &str) -> Option<Arc<Value>> {
         self.objects.get(&(kind, name.to_string())).cloned()
+    }
+
+    /// What a client reads: the object, or what an old copy says.
+    pub fn read(&self, kind: Kind, name: &str) -> Option<Arc<Value>> {
+        let log = self.log.get(&kind).filter(|_| self.broken == Broken::Reads);
+        let Some(log) = log else { return self.get(kind, name) };
+        let old = &log[..log.len().saturating_sub(5)];
+        let last = old.iter().rev().find(|e| text(&e.object, "/metadata/name") == name)?;
+        (!last.deleted).then(|| last.object.clone())
     }
 
     /// Every object of a kind, by name.
@@ -174,11 +188,15 @@ impl Server {
 
     /// Creates an object: uid, version, generation, first status.
     pub fn create(&mut self, kind: Kind, mut object: Value, by: Actor) -> Result<Arc<Value>, Refusal> {
-        let name = text(&object, "/metadata/name").to_string();
+        let mut name = text(&object, "/metadata/name").to_string();
+        if self.broken == Broken::Names && kind == Kind::Run {
+            name = format!("{name}-{}", self.uids);
+            object["metadata"]["name"] = json!(name);
+        }
         if self.get(kind, &name).is_some() {
             return Err(Refusal::new(409, "AlreadyExists", format!("{name} already exists")));
         }
-        if matches!(kind, Kind::Run | Kind::Pod) && !self.broken.admission {
+        if matches!(kind, Kind::Run | Kind::Pod) && self.broken != Broken::Admission {
             self.admit(&object)?;
         }
         self.uids += 1;
@@ -239,7 +257,7 @@ impl Server {
         let expected = text(patch, "/metadata/resourceVersion");
         if !expected.is_empty()
             && expected != text(&old, "/metadata/resourceVersion")
-            && !self.broken.versions
+            && self.broken != Broken::Fence
         {
             return Err(Refusal::new(409, "Conflict", format!("{name} has been modified")));
         }
@@ -278,7 +296,7 @@ impl Server {
         by: Actor,
     ) -> Result<(), Refusal> {
         let Some(old) = self.get(kind, name) else { return Err(not_found(name)) };
-        if !uid.is_empty() && uid != text(&old, "/metadata/uid") && !self.broken.uids {
+        if !uid.is_empty() && uid != text(&old, "/metadata/uid") {
             return Err(Refusal::new(409, "Conflict", "the UID in the precondition does not match"));
         }
         let ended = matches!(text(&old, "/status/phase"), "Succeeded" | "Failed");

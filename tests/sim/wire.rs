@@ -120,7 +120,7 @@ pub fn carry_out(server: &mut Server, from: usize, ask: &Ask) -> (u16, Value) {
     let whole = |object: std::sync::Arc<Value>| Value::clone(&object);
     let result = match ask {
         Ask::Get(kind, name) => {
-            server.get(*kind, name).map(whole).ok_or_else(|| Refusal::new(404, "NotFound", "not found"))
+            server.read(*kind, name).map(whole).ok_or_else(|| Refusal::new(404, "NotFound", "not found"))
         }
         Ask::List(kind) => {
             let items: Vec<Value> = server.all(*kind).into_iter().map(whole).collect();
