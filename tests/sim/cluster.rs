@@ -1,7 +1,7 @@
 //! What Kubernetes does by itself: the scheduler, kubelets on nodes that may be lost, the garbage
 //! collector. Pods end as a script says that is drawn when they start.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
 use opentiger::crd::labels;
@@ -232,21 +232,22 @@ impl Cluster {
     }
 
     /// The garbage collector looks once: objects whose controller is gone are deleted.
-    pub fn collect(&self, server: &mut Server) -> usize {
-        let mut done = 0;
+    pub fn collect(&self, server: &mut Server) {
+        let uid = |o: &Value| text(o, "/metadata/uid").to_string();
         for (kind, above) in
             [(Kind::Run, Kind::Task), (Kind::Pod, Kind::Run), (Kind::NetworkPolicy, Kind::Pool)]
         {
+            let owners: BTreeSet<String> = server.all(above).iter().map(|o| uid(o)).collect();
             for object in server.all(kind) {
                 let owner = owner(&object);
-                let lives = server.all(above).iter().any(|o| text(o, "/metadata/uid") == owner);
-                if !owner.is_empty() && !lives && text(&object, "/metadata/deletionTimestamp").is_empty() {
+                if !owner.is_empty()
+                    && !owners.contains(owner)
+                    && text(&object, "/metadata/deletionTimestamp").is_empty()
+                {
                     let _ = server.delete(kind, &name_of(&object), "", None, Actor::Cluster);
-                    done += 1;
                 }
             }
         }
-        done
     }
 }
 

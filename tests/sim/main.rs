@@ -34,7 +34,7 @@ struct Outcome {
 
 fn simulate(seed: u64, broken: Broken, trace: bool) -> Outcome {
     let mut world = World::new(seed, broken, trace);
-    let steps = world.rng.between(60, 260);
+    let steps = world.rng.between(50, 220);
     for _ in 0..steps {
         world.step();
         if !world.check.violations.is_empty() {
