@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::clean_up::Gate;
 use super::queue::WorkQueue;
+use super::wiring::Wiring;
 use crate::build::pod::RunnerImage;
 use crate::cluster::{Change, Events, Key, Store, Writer};
 use crate::crd::{AgentPool, PodFacts, Run, System, Task, system};
@@ -35,6 +36,7 @@ impl Clock {
 pub struct Context {
     pub clock: Clock,
     pub writer: Writer,
+    pub wiring: Arc<Wiring>,
     pub tasks: Arc<Store<Task>>,
     pub runs: Arc<Store<Run>>,
     pub pods: Arc<Store<PodFacts>>,

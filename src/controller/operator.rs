@@ -184,6 +184,7 @@ pub fn assemble(
     let ctx = Arc::new(Context {
         clock,
         writer: Writer::new(client.clone()),
+        wiring: wiring.clone(),
         tasks: Arc::new(tasks),
         runs,
         pods: Arc::new(pods),

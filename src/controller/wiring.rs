@@ -34,6 +34,8 @@ pub struct Wiring {
     busy: Arc<Busy>,
     metrics: Metrics,
     without_next: Mutex<HashSet<String>>,
+    /// Deleted Runs that still hold their places, by name.
+    deleted_runs: Mutex<HashMap<Key, Vec<HolderId>>>,
 }
 
 impl Wiring {
@@ -45,7 +47,15 @@ impl Wiring {
         busy: Arc<Busy>,
         metrics: Metrics,
     ) -> Self {
-        Self { queues, facts, mirror, busy, metrics, without_next: Mutex::default() }
+        Self {
+            queues,
+            facts,
+            mirror,
+            busy,
+            metrics,
+            without_next: Mutex::default(),
+            deleted_runs: Mutex::default(),
+        }
     }
 
     fn tell(&self, namespace: &str, fact: Fact) {
@@ -116,7 +126,7 @@ impl Wiring {
             let holder = HolderId::Run(run.uid().to_string());
             if over || deleted {
                 gone.forget(run.uid());
-                wiring.release(&key.namespace, &holder);
+                wiring.leave(&key, holder, over);
             } else {
                 wiring.occupy(&key.namespace, holder, facts::run_holder(run));
             }
@@ -150,6 +160,25 @@ impl Wiring {
             self.queues.pools.add_after(pool, WRITE_EVERY);
         }
         self.tell(namespace, Fact::Occupy(holder, facts));
+    }
+
+    /// A Run that is over leaves its place at once. One that was deleted keeps it until its controller
+    /// has looked at that, which is after whatever it is doing now: creating the Pod, perhaps.
+    fn leave(&self, key: &Key, holder: HolderId, over: bool) {
+        if over {
+            self.release(&key.namespace, &holder);
+        } else {
+            let mut deleted = self.deleted_runs.lock().unwrap_or_else(PoisonError::into_inner);
+            deleted.entry(key.clone()).or_default().push(holder);
+        }
+    }
+
+    /// Frees the places of deleted Runs of this name.
+    pub fn release_deleted(&self, run: &Key) {
+        let deleted = self.deleted_runs.lock().unwrap_or_else(PoisonError::into_inner).remove(run);
+        for holder in deleted.into_iter().flatten() {
+            self.release(&run.namespace, &holder);
+        }
     }
 
     fn release(&self, namespace: &str, holder: &HolderId) {
