@@ -47,6 +47,8 @@ pub struct Checker {
     /// resourceVersion alone, and the present leader may just be starting their Pod. What comes of it
     /// is undone (no Pod is left in the end).
     pub ended_by_former: BTreeSet<String>,
+    /// Judge Run that gave the verdict, by key of the review.
+    pub verdicts: BTreeMap<String, String>,
     pub violations: Vec<String>,
     /// Writes of operators to Tasks, Runs and Pods so far.
     pub writes: u64,
@@ -317,12 +319,26 @@ impl Checker {
             .spec
             .dependencies
             .iter()
-            .filter(|d| !self.resolved.contains(*d) && !recorded(d))
+            .filter(|d| !self.is_resolved(d) && !recorded(d))
             .cloned()
             .collect();
         if !missing.is_empty() {
             self.fail("S11", format!("{kind} {name} is created before {missing:?} are resolved"));
         }
+    }
+
+    /// Whether a name was ever resolved, by itself or by whom it was superseded by.
+    fn is_resolved(&self, name: &str) -> bool {
+        let mut names = vec![name.to_string()];
+        while let Some(name) = names.pop() {
+            if self.resolved.contains(&name) {
+                return true;
+            }
+            let followed =
+                self.tasks.values().filter(|t| t.name == name).filter_map(|t| t.last.status.as_ref());
+            names.extend(followed.map(|s| s.superseded_by.clone()).filter(|s| !s.is_empty() && *s != name));
+        }
+        false
     }
 
     /// S12 and S14: only under the term in force, by who raised it, while armed.

@@ -49,7 +49,30 @@ impl Checker {
                 self.changed(&before, &run);
             }
         }
+        self.one_verdict(&run, &uid);
         self.runs.insert(uid, RunHistory { last: run, deleted: false });
+    }
+
+    /// S28: a key has at most one verdict.
+    fn one_verdict(&mut self, run: &Run, uid: &str) {
+        let (Some(key), true) = (&run.spec.review, run.spec.purpose == Purpose::Judge) else { return };
+        if run.status.as_ref().is_none_or(|s| s.review.is_none()) {
+            return;
+        }
+        let key = format!("{} {} {}", key.run_uid, key.head_commit, key.policy_version);
+        if self.verdicts.entry(key.clone()).or_insert_with(|| uid.to_string()) != uid {
+            self.fail("S28", format!("a second verdict on {key}"));
+        }
+    }
+
+    /// S28: one merge at a time.
+    fn one_merge(&mut self, run: &Run, name: &str) {
+        let over =
+            |r: &RunHistory| r.deleted || r.last.status.as_ref().is_some_and(|s| s.phase.is_terminal());
+        let merging = self.runs.values().any(|r| r.last.spec.purpose == Purpose::Merge && !over(r));
+        if run.spec.purpose == Purpose::Merge && merging {
+            self.fail("S28", format!("Run {name} merges while another one does"));
+        }
     }
 
     /// S4 and S5: what of a Run never changes.
@@ -102,6 +125,7 @@ impl Checker {
         if self.pods.values().any(|p| p.task_uid == uid && p.is_live()) {
             self.fail("S1", format!("Run {name} is admitted while a Pod of its Task lives"));
         }
+        self.one_merge(run, &name);
         self.dependencies("Run", &name, run);
         self.bounds(run, &name, belief);
     }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
 use opentiger::crd::labels;
+use opentiger::crd::run::{ReviewResult, ReviewVerdict};
 use opentiger::crd::wire::{ContainerResult, Outcome, container};
 use serde_json::{Value, json};
 
@@ -36,6 +37,10 @@ pub enum Script {
     Unschedulable,
     /// Everything ends well and nobody reports anything.
     Mute,
+    /// A reviewer approves, or asks for changes.
+    Review(bool),
+    /// A merge ends well.
+    Merged,
 }
 
 /// Scripts by weight, for the time of faults.
@@ -66,6 +71,26 @@ const SCRIPTS: &[(u64, Script)] = &[
     (3, Script::ImagePull),
     (2, Script::Unschedulable),
     (1, Script::Mute),
+];
+
+/// Scripts of Judge Runs and of Merge Runs.
+const REVIEWS: &[(u64, Script)] = &[
+    (10, Script::Review(true)),
+    (5, Script::Review(false)),
+    (2, Script::Fail(Outcome::Failed, "model_or_unknown_failure", "the reviewer gave up")),
+    (2, Script::Quota(30)),
+    (1, Script::Killed(137, "Error")),
+    (1, Script::Disrupted),
+    (1, Script::ImagePull),
+    (1, Script::Mute),
+];
+const MERGES: &[(u64, Script)] = &[
+    (8, Script::Merged),
+    (3, Script::Fail(Outcome::Failed, "merge_conflict", "conflict in src/a")),
+    (3, Script::Fail(Outcome::Failed, "merge_base_moved", "the base has moved")),
+    (1, Script::Fail(Outcome::Failed, "merge_refused", "the remote refuses")),
+    (1, Script::Fail(Outcome::Infra, "infrastructure_fault", "the remote does not answer")),
+    (1, Script::Disrupted),
 ];
 
 /// A node and whether its kubelet answers.
@@ -101,12 +126,13 @@ impl Cluster {
             .get(Kind::Run, label(pod, labels::RUN))
             .map(|run| text(&run, "/spec/inputs/goal").to_string())
             .unwrap_or_default();
-        let script = if !self.calm {
-            rng.weighted(SCRIPTS)
-        } else if goal.contains("impossible") {
-            Script::Fail(Outcome::Failed, "model_or_unknown_failure", "the goal cannot be reached")
-        } else {
-            Script::Success
+        let script = match (label(pod, labels::PURPOSE), self.calm) {
+            ("judge", true) => Script::Review(true),
+            ("merge", true) => Script::Merged,
+            ("judge", false) => rng.weighted(REVIEWS),
+            ("merge", false) => rng.weighted(MERGES),
+            (_, false) => rng.weighted(SCRIPTS),
+            (_, true) => calm(&goal),
         };
         self.scripts.insert(uid, script);
         script
@@ -251,6 +277,15 @@ impl Cluster {
     }
 }
 
+/// How an attempt ends once nothing goes wrong any more.
+fn calm(goal: &str) -> Script {
+    if goal.contains("impossible") {
+        Script::Fail(Outcome::Failed, "model_or_unknown_failure", "the goal cannot be reached")
+    } else {
+        Script::Success
+    }
+}
+
 /// Name of an object.
 pub fn name_of(object: &Value) -> String {
     text(object, "/metadata/name").to_string()
@@ -308,6 +343,18 @@ fn ended(now: Timestamp, pod: &Value, script: Script, head: &str) -> Value {
             result.branch = Some(format!("agent/{run}"));
             result.head = Some(head.to_string());
             result.tokens = Some(opentiger::crd::TokenUsage { input: 100, output: 20, total: 120 });
+            report(&result, fine, "Succeeded")
+        }
+        Script::Review(approve) => {
+            let mut result = ContainerResult::new(Outcome::Success);
+            let verdict = if approve { ReviewVerdict::Approve } else { ReviewVerdict::RequestChanges };
+            result.review =
+                Some(ReviewResult { verdict, confidence: 90, code_files: 1, ..ReviewResult::default() });
+            report(&result, fine, "Succeeded")
+        }
+        Script::Merged => {
+            let mut result = ContainerResult::new(Outcome::Success);
+            result.head = Some(head.to_string());
             report(&result, fine, "Succeeded")
         }
         Script::Noop => report(&ContainerResult::new(Outcome::Noop), fine, "Succeeded"),

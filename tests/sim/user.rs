@@ -12,8 +12,8 @@ use super::server::{Actor, Kind, Server, text};
 
 /// Names that Tasks get, again and again.
 const NAMES: [&str; 8] = ["t0", "t1", "t2", "t3", "t4", "t5", "t6", "t7"];
-const POOLS: [(&str, Role); 3] =
-    [("worker", Role::Worker), ("docser", Role::Docser), ("tester", Role::Tester)];
+const POOLS: [(&str, Role); 4] =
+    [("worker", Role::Worker), ("docser", Role::Docser), ("tester", Role::Tester), ("judge", Role::Judge)];
 
 /// The people of one world.
 #[derive(Default)]
@@ -32,8 +32,15 @@ impl User {
         system.spec.recovery.dispatch_retry_delay = None;
         let mut system = json!(system);
         system["spec"]["runtimeHatch"] = json!(rng.weighted(&[(9, "Armed"), (1, "Disarmed")]));
+        let judged = rng.chance(400);
+        if judged {
+            system["spec"]["judge"] = json!({"enabled": true});
+        }
         let _ = server.create(Kind::System, system, Actor::User);
         for (name, role) in POOLS {
+            if role == Role::Judge && !judged {
+                continue;
+            }
             let mut pool = AgentPool::new(name, AgentPoolSpec { role, ..AgentPoolSpec::default() });
             pool.spec.replicas =
                 if role == Role::Worker { rng.between(1, 3) as i32 } else { rng.between(0, 2) as i32 };
