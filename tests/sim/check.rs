@@ -177,26 +177,32 @@ impl Checker {
         }
     }
 
-    /// S5 and S7: the edges of a Task.
+    /// S5, S7, S22: the edges of a Task, one numbered transition for each.
     fn edge(&mut self, name: &str, before: &TaskStatus, after: &TaskStatus) {
-        use TaskPhase::{Blocked, Cancelled, Done, Failed, Queued, Running};
-        let allowed = match before.phase {
-            Queued => matches!(after.phase, Queued | Running | Cancelled),
-            Running => true,
-            Blocked => matches!(after.phase, Queued | Running | Cancelled | Done | Failed | Blocked),
-            Failed => matches!(after.phase, Queued | Running | Cancelled | Failed | Blocked),
-            Done | Cancelled => false,
-        };
         if before.phase.is_terminal() && (before != after) {
             self.fail("S5", format!("Task {name} was {:?} and is written again", before.phase));
-        } else if !allowed {
-            self.fail("S7", format!("Task {name} goes from {:?} to {:?}", before.phase, after.phase));
         }
-        let last = |s: &TaskStatus| s.transitions.last().map_or(0, |t| t.sequence);
-        let steps = last(after) - last(before);
-        let moved = before.phase != after.phase || before.block_reason != after.block_reason;
-        if steps < 0 || steps > 1 || (moved && steps != 1) {
-            self.fail("S22", format!("Task {name}: {steps} transitions in one write"));
+        let last = before.transitions.last().map_or(0, |t| t.sequence);
+        let mut from = (before.phase, before.block_reason);
+        let mut sequence = last;
+        for step in after.transitions.iter().filter(|t| t.sequence > last) {
+            sequence += 1;
+            if step.sequence != sequence {
+                self.fail(
+                    "S22",
+                    format!("Task {name}: transition {} follows {}", step.sequence, sequence - 1),
+                );
+            }
+            if !is_edge(from.0, step.phase) {
+                self.fail("S7", format!("Task {name} goes from {:?} to {:?}", from.0, step.phase));
+            }
+            from = (step.phase, step.block_reason);
+        }
+        if from != (after.phase, after.block_reason) || sequence > last + 2 {
+            self.fail(
+                "S22",
+                format!("Task {name}: its transitions end in {from:?}, it is {:?}", after.phase),
+            );
         }
         if after.attempts < before.attempts || after.observed_generation < before.observed_generation {
             self.fail("S6", format!("Task {name}: attempts or observedGeneration go back"));
@@ -207,7 +213,13 @@ impl Checker {
     fn counters(&mut self, name: &str, history: &mut TaskHistory, before: &TaskStatus, after: &TaskStatus) {
         let list = |s: &TaskStatus| {
             let r = s.retries;
-            [("failure", r.failure), ("quota", r.quota), ("infra", r.infra), ("judge", r.judge)]
+            [
+                ("failure", r.failure),
+                ("quota", r.quota),
+                ("infra", r.infra),
+                ("judge", r.judge),
+                ("rework", r.rework),
+            ]
         };
         let mut rises = Vec::new();
         for ((word, a), (_, b)) in list(before).into_iter().zip(list(after)) {
@@ -241,7 +253,7 @@ impl Checker {
             (RunPhase::Success | RunPhase::Cancelled, _) => vec![None],
             (RunPhase::Failed, Some(FailureClass::Infra)) => vec![Some("infra")],
             (RunPhase::Failed, _) if status.failure_code == "quota_failure" => vec![Some("quota")],
-            (RunPhase::Failed, _) => vec![Some("failure")],
+            (RunPhase::Failed, _) => vec![Some("failure"), Some("rework")],
         };
         if run.deleted {
             expected.push(Some("infra"));
@@ -357,6 +369,18 @@ impl Checker {
         } else if self.leader != Some(id) {
             self.fail("S14", format!("{kind} {name} is created by a former leader"));
         }
+    }
+}
+
+/// Whether a Task may go from one phase to the other.
+fn is_edge(from: TaskPhase, to: TaskPhase) -> bool {
+    use TaskPhase::{Blocked, Cancelled, Done, Failed, Queued, Running};
+    match from {
+        Queued => matches!(to, Queued | Running | Blocked | Done | Cancelled),
+        Running => to != Running,
+        Blocked => true,
+        Failed => matches!(to, Queued | Running | Done | Cancelled),
+        Done | Cancelled => false,
     }
 }
 

@@ -5,9 +5,10 @@
 pub struct Rng(u64);
 
 impl Rng {
-    /// The stream of `seed`.
+    /// The stream of `seed`; neighbours have nothing in common.
     pub fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(0x1234_5678_9abc_def1))
+        let mut first = Self(seed ^ 0x1234_5678_9abc_def1);
+        Self(first.next() ^ first.next().rotate_left(17))
     }
 
     fn next(&mut self) -> u64 {
