@@ -28,7 +28,7 @@ const REFUSED_RETRY: Duration = Duration::from_secs(3);
 /// # Errors
 /// When a request failed; the queue retries.
 pub async fn reconcile(ctx: Arc<Context>, key: Key) -> Result<Action, Error> {
-    ctx.wiring.release_deleted(&key);
+    ctx.wiring.release_left(&key);
     let Some(run) = ctx.runs.get(&key) else { return Ok(Action::Await) };
     let uid = run.uid().unwrap_or_default();
     let task = observe_task(&ctx, &run).await?;

@@ -34,8 +34,8 @@ pub struct Wiring {
     busy: Arc<Busy>,
     metrics: Metrics,
     without_next: Mutex<HashSet<String>>,
-    /// Deleted Runs that still hold their places, by name.
-    deleted_runs: Mutex<HashMap<Key, Vec<HolderId>>>,
+    /// Runs that are over or gone and still hold their places, by name.
+    left: Mutex<HashMap<Key, Vec<HolderId>>>,
 }
 
 impl Wiring {
@@ -47,15 +47,7 @@ impl Wiring {
         busy: Arc<Busy>,
         metrics: Metrics,
     ) -> Self {
-        Self {
-            queues,
-            facts,
-            mirror,
-            busy,
-            metrics,
-            without_next: Mutex::default(),
-            deleted_runs: Mutex::default(),
-        }
+        Self { queues, facts, mirror, busy, metrics, without_next: Mutex::default(), left: Mutex::default() }
     }
 
     fn tell(&self, namespace: &str, fact: Fact) {
@@ -126,7 +118,7 @@ impl Wiring {
             let holder = HolderId::Run(run.uid().to_string());
             if over || deleted {
                 gone.forget(run.uid());
-                wiring.leave(&key, holder, over);
+                wiring.leave(&key, holder);
             } else {
                 wiring.occupy(&key.namespace, holder, facts::run_holder(run));
             }
@@ -162,21 +154,18 @@ impl Wiring {
         self.tell(namespace, Fact::Occupy(holder, facts));
     }
 
-    /// A Run that is over leaves its place at once. One that was deleted keeps it until its controller
-    /// has looked at that, which is after whatever it is doing now: creating the Pod, perhaps.
-    fn leave(&self, key: &Key, holder: HolderId, over: bool) {
-        if over {
-            self.release(&key.namespace, &holder);
-        } else {
-            let mut deleted = self.deleted_runs.lock().unwrap_or_else(PoisonError::into_inner);
-            deleted.entry(key.clone()).or_default().push(holder);
-        }
+    /// A Run that is over or gone keeps its place until its controller has looked at that, which is
+    /// after whatever it is doing now: it may just be creating the Pod, when somebody deleted the Run or
+    /// a former leader's last write ended it (invariants S8 to S10).
+    fn leave(&self, key: &Key, holder: HolderId) {
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        left.entry(key.clone()).or_default().push(holder);
     }
 
-    /// Frees the places of deleted Runs of this name.
-    pub fn release_deleted(&self, run: &Key) {
-        let deleted = self.deleted_runs.lock().unwrap_or_else(PoisonError::into_inner).remove(run);
-        for holder in deleted.into_iter().flatten() {
+    /// Frees the places of Runs of this name that are over or gone.
+    pub fn release_left(&self, run: &Key) {
+        let left = self.left.lock().unwrap_or_else(PoisonError::into_inner).remove(run);
+        for holder in left.into_iter().flatten() {
             self.release(&run.namespace, &holder);
         }
     }
