@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 export PATH := $(HOME)/.cargo/bin:/usr/local/go/bin:$(PATH)
 
-.PHONY: help build fmt lint test test-unit test-cluster test-e2e generate check images cluster-up cluster-down demo demo-down dev-up dev-down bench clean
+.PHONY: help build fmt lint test test-unit test-cluster test-e2e sim generate check images cluster-up cluster-down demo demo-down dev-up dev-down bench clean
 
 help: ## print this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F'\t' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -28,6 +28,9 @@ test-cluster: ## tests against Postgres and a control plane with simulated nodes
 
 test-e2e: ## tests with a real node (root on Linux)
 	@tests/cluster/test e2e
+
+sim: ## the simulation over any seeds (SEEDS=n FROM=k); SIM_TRACE=1 prints what happens
+	@SEEDS=$(or $(SEEDS),2000) FROM=$(or $(FROM),0) cargo test --locked --test sim every -- --nocapture
 
 generate: ## write what is generated: crds/, docs/openapi.json, docs/reference/, the chart's copy, manifests/install.yaml
 	@tests/cluster/generate

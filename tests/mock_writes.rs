@@ -99,6 +99,28 @@ async fn a_taken_name_is_answered_with_who_has_it() {
     assert_eq!(existing.metadata.uid.as_deref(), Some("other"));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_create_without_an_answer_is_asked_about_until_it_is_known() {
+    for exists in [true, false] {
+        let (writer, mut handle) = writer();
+        let mut run = Run::new("fix-x7k2-r1", RunSpec::default());
+        run.metadata.namespace = Some("ns".into());
+        let found = if exists { (200, json!(run)) } else { (404, failure(404, "NotFound")) };
+        let script = async {
+            let create = answer(&mut handle, 504, failure(504, "Timeout")).await;
+            let unknown = answer(&mut handle, 500, failure(500, "InternalError")).await;
+            let known = answer(&mut handle, found.0, found.1.clone()).await;
+            [create.0, unknown.0, known.0]
+        };
+        let (result, methods) = tokio::join!(writer.create_surely(&run), script);
+        assert_eq!(methods, [Method::POST, Method::GET, Method::GET]);
+        match result {
+            Ok(created) => assert!(exists && matches!(created, Created::Exists(_))),
+            Err(error) => assert!(!exists && error.class() == ErrorClass::Transient),
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_delete_names_the_uid_and_another_object_of_the_name_is_left_alone() {
     let (writer, mut handle) = writer();

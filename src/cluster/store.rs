@@ -8,7 +8,7 @@
 //! Assumptions: resourceVersions of one kind are comparable numbers (Kubernetes guarantees it for
 //! built-in storage; KEP-5504).
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Namespace and name.
@@ -72,7 +72,7 @@ const TOMBSTONES: usize = 8192;
 
 struct Inner<K> {
     objects: HashMap<Key, Arc<K>>,
-    index: HashMap<String, HashSet<Key>>,
+    index: HashMap<String, BTreeSet<Key>>,
     deleted: HashSet<String>,
     deleted_order: VecDeque<String>,
     /// (Re)lists under way, by namespace watched (empty: all).
@@ -127,7 +127,7 @@ impl<K: Cached> Store<K> {
         self.lock().objects.get(key).cloned()
     }
 
-    /// The objects whose index has this value, in no particular order.
+    /// The objects whose index has this value, by key.
     pub fn by_index(&self, value: &str) -> Vec<Arc<K>> {
         let inner = self.lock();
         inner
@@ -137,9 +137,11 @@ impl<K: Cached> Store<K> {
             .unwrap_or_default()
     }
 
-    /// Every object. For start-up and rare events only.
+    /// Every object, by key. For start-up and rare events only.
     pub fn all(&self) -> Vec<Arc<K>> {
-        self.lock().objects.values().cloned().collect()
+        let mut all: Vec<Arc<K>> = self.lock().objects.values().cloned().collect();
+        all.sort_by_cached_key(|object| object.key());
+        all
     }
 
     /// Number of objects.
@@ -242,7 +244,7 @@ impl<K: Cached> Store<K> {
         let mut inner = self.lock();
         let listing = inner.listings.remove(namespace).unwrap_or_default();
         inner.unlisted.remove(namespace);
-        let absent: Vec<Arc<K>> = inner
+        let mut absent: Vec<Arc<K>> = inner
             .objects
             .iter()
             .filter(|(k, o)| {
@@ -250,6 +252,7 @@ impl<K: Cached> Store<K> {
             })
             .map(|(_, o)| o.clone())
             .collect();
+        absent.sort_by_cached_key(|object| object.key());
         let mut doubtful = Vec::new();
         for object in absent {
             if listing.written.contains(object.uid()) {

@@ -2,6 +2,7 @@
 //! server-side apply of objects that we own whole.
 
 use std::fmt::Debug;
+use std::time::Duration;
 
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions, Request};
 use kube::{Client, Resource, ResourceExt};
@@ -14,6 +15,8 @@ use super::lean::{FromParts, Lean};
 
 /// Field manager of every write.
 const MANAGER: &str = "opentiger";
+/// Between two questions whether an object was created.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Answer to a create whose name is the claim.
 #[derive(Debug)]
@@ -94,6 +97,30 @@ impl Writer {
                 Ok(Created::Exists(Box::new(existing)))
             }
             Err(error) => Err(request::<K>("create", &name, error)),
+        }
+    }
+
+    /// Creates `object` and does not return before it is known whether it exists: after an answer that
+    /// leaves it open the API server is asked, again and again. Whatever was set aside for the object
+    /// stays so meanwhile (invariants S1, S8 to S10).
+    ///
+    /// # Errors
+    /// Any refusal but "already exists"; the object does not exist then.
+    pub async fn create_surely<K: Writable + FromParts>(&self, object: &K) -> Result<Created<K>, Error> {
+        let error = match self.create(object).await {
+            Err(error) if error.class() == ErrorClass::Transient => error,
+            known => return known,
+        };
+        let (namespace, name) = place(object);
+        loop {
+            match self.read::<K>(&namespace, &name).await {
+                Ok(Some(existing)) => return Ok(Created::Exists(Box::new(existing))),
+                Ok(None) => return Err(error),
+                Err(unknown) => {
+                    tracing::warn!(object = name, error = %unknown, "not known whether it was created, asking again");
+                    tokio::time::sleep(ASK_AGAIN).await;
+                }
+            }
         }
     }
 

@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use jiff::Timestamp;
 use kube::ResourceExt;
 
-use super::context::clock;
+use super::context::Clock;
 use crate::crd::{AgentPool, Run, System, Task};
 use crate::plan::accounts::{Accounts, Noted};
 use crate::plan::budget::{self, Gate};
@@ -15,17 +15,24 @@ use crate::plan::restart;
 
 /// See the module.
 pub struct Books {
+    clock: Clock,
     since: Timestamp,
     namespaces: Mutex<HashMap<String, Accounts>>,
 }
 
 impl Default for Books {
     fn default() -> Self {
-        Self { since: clock(), namespaces: Mutex::default() }
+        Self::new(Clock::wall())
     }
 }
 
 impl Books {
+    /// Empty books that begin now.
+    pub fn new(clock: Clock) -> Self {
+        let since = clock.now();
+        Self { clock, since, namespaces: Mutex::default() }
+    }
+
     /// Reads or changes the books of a namespace. Must not block.
     pub fn with<T>(&self, namespace: &str, act: impl FnOnce(&mut Accounts) -> T) -> T {
         let mut namespaces = self.namespaces.lock().unwrap_or_else(PoisonError::into_inner);
@@ -37,7 +44,7 @@ impl Books {
 
     /// A Run was created or has changed.
     pub fn run(&self, namespace: &str, run: &Run) -> Noted {
-        let now = clock();
+        let now = self.clock.now();
         self.with(namespace, |accounts| accounts.run(run, now))
     }
 
@@ -82,7 +89,7 @@ mod tests {
         run.metadata.uid = Some(format!("uid-{agent}"));
         run.status = Some(RunStatus {
             phase: RunPhase::Failed,
-            finished_at: Some(clock()),
+            finished_at: Some(Clock::wall().now()),
             tokens: Some(TokenUsage { input: 0, output: tokens, total: tokens }),
             agent_crash: crash,
             ..RunStatus::default()
@@ -97,7 +104,7 @@ mod tests {
         pool.metadata.namespace = Some("ns".into());
         let mut system = System::new("default", SystemSpec::default());
         let refuses = |system: &System, agent: &str, now| books.refuses(system, &pool, agent, now);
-        let now = clock();
+        let now = Clock::wall().now();
         assert!(!refuses(&system, "worker-1", now));
         assert!(books.run("ns", &ended("worker-1", 0, Some(AgentCrash::Killed))).crashed);
         assert!(refuses(&system, "worker-1", now));

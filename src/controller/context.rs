@@ -12,20 +12,39 @@ use super::clean_up::Gate;
 use super::mirror::Mirror;
 use super::queue::WorkQueue;
 use super::upkeep::Written;
+use super::wiring::Wiring;
 use crate::build::pod::RunnerImage;
 use crate::cluster::{Change, Events, Key, Store, Writer};
 use crate::crd::{AgentPool, Operation, PodFacts, Run, System, Task, system};
 use crate::metrics::Metrics;
 
-/// The clock of the controllers. Pure code gets it as an argument.
-#[allow(clippy::disallowed_methods)]
-pub fn clock() -> Timestamp {
-    Timestamp::now()
+/// What time it is for the controllers: the wall clock, or that of a simulation.
+#[derive(Clone)]
+pub struct Clock(Arc<dyn Fn() -> Timestamp + Send + Sync>);
+
+impl Clock {
+    /// A clock that reads this function.
+    pub fn new(read: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
+        Self(Arc::new(read))
+    }
+
+    /// The wall clock.
+    #[allow(clippy::disallowed_methods)]
+    pub fn wall() -> Self {
+        Self::new(Timestamp::now)
+    }
+
+    /// The present time.
+    pub fn now(&self) -> Timestamp {
+        (self.0)()
+    }
 }
 
 /// Shared by all controllers.
 pub struct Context {
+    pub clock: Clock,
     pub writer: Writer,
+    pub wiring: Arc<Wiring>,
     pub tasks: Arc<Store<Task>>,
     pub runs: Arc<Store<Run>>,
     pub pods: Arc<Store<PodFacts>>,
@@ -45,6 +64,8 @@ pub struct Context {
     pub gone_pods: Arc<GonePods>,
     /// Tasks that the dispatcher is just admitting: it marks them Running itself.
     pub admitting: Admitting,
+    /// Tasks whose Pod is just being created: it counts as one that lives.
+    pub starting: Admitting,
     /// The last refusal to create a Pod, by Run uid.
     pub refusals: Mutex<HashMap<String, String>>,
     /// NetworkPolicies applied in this process.
@@ -64,9 +85,9 @@ pub struct Context {
 }
 
 impl Context {
-    /// The clock of the controllers.
+    /// The present time. Pure code gets it as an argument.
     pub fn now(&self) -> Timestamp {
-        clock()
+        self.clock.now()
     }
 
     /// Whether every first list is complete.
@@ -125,25 +146,26 @@ impl GonePods {
     }
 }
 
-/// Uids of Tasks between the creation of their Run and the mark that they are Running. The task
-/// controller leaves them alone meanwhile, so that the two do not write the same thing twice.
+/// Uids of Tasks for which something is under way: between the creation of their Run and the mark that
+/// they are Running (the task controller leaves them alone meanwhile, so that the two do not write the
+/// same thing twice), or while their Pod is being created.
 #[derive(Default)]
 pub struct Admitting {
     inner: Mutex<HashSet<String>>,
 }
 
 impl Admitting {
-    /// The admission of this Task begins.
-    pub fn begin(&self, uid: &str) {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner).insert(uid.to_string());
+    /// It begins for this Task. False: it is under way already.
+    pub fn begin(&self, uid: &str) -> bool {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner).insert(uid.to_string())
     }
 
-    /// The admission of this Task has ended, well or not.
+    /// It has ended for this Task, well or not.
     pub fn end(&self, uid: &str) {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
     }
 
-    /// Whether this Task is being admitted.
+    /// Whether it is under way for this Task.
     pub fn contains(&self, uid: &str) -> bool {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner).contains(uid)
     }

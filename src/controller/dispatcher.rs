@@ -36,6 +36,8 @@ const CONCURRENCY: usize = 64;
 const NOTES: usize = 8;
 /// Wait before an admission that could not be carried out is decided again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// How long a shutdown waits for admissions that are being carried out.
+const FINISH_WITHIN: Duration = Duration::from_secs(10);
 
 /// Which agents of a pool hold a Run or a live Pod. Kept from the same facts as the queue.
 #[derive(Default)]
@@ -92,7 +94,7 @@ pub struct Dispatcher {
     waits: Waits,
     /// Dependencies found resolved, to be recorded.
     resolved: VecDeque<(String, Vec<ResolvedDependency>)>,
-    notes: JoinSet<Option<String>>,
+    notes: JoinSet<Note>,
     /// Wakes the task controller.
     tasks: WorkQueue,
     inflight: JoinSet<(String, Result<(), Error>)>,
@@ -165,17 +167,22 @@ impl Dispatcher {
             let now = self.ctx.now();
             let sleep = wake_at.map_or(Duration::from_secs(600), |at| until(at, now));
             tokio::select! {
+                // In this order, so that the same events always lead to the same decisions.
+                biased;
                 () = shutdown.cancelled() => break,
+                Some(done) = self.inflight.join_next() => self.settle(done),
                 fact = inbox.recv() => match fact {
                     Some(fact) => self.take(fact),
                     None => break,
                 },
-                Some(done) = self.inflight.join_next() => self.settle(done),
                 Some(done) = self.notes.join_next() => self.noted(done),
                 () = tokio::time::sleep(sleep) => {}
             }
         }
-        while self.inflight.join_next().await.is_some() {}
+        let finish = async { while self.inflight.join_next().await.is_some() {} };
+        if tokio::time::timeout(FINISH_WITHIN, finish).await.is_err() {
+            tracing::warn!("admissions are left unfinished");
+        }
     }
 
     fn take(&mut self, fact: Fact) {
@@ -239,25 +246,26 @@ impl Dispatcher {
             self.noted(done);
         }
         while self.notes.len() < NOTES {
-            let status = if let Some((uid, resolved)) = self.resolved.pop_front() {
-                self.with_resolved(&uid, &resolved)
+            let (said, status) = if let Some((uid, resolved)) = self.resolved.pop_front() {
+                (None, self.with_resolved(&uid, &resolved))
             } else if let Some((uid, wait)) = self.waits.take_due(now) {
-                self.with_reason(&uid, &wait, now)
+                (Some(wait.kind()), self.with_reason(&uid, &wait, now))
             } else {
                 return true;
             };
             if let Some((task, status)) = status {
-                self.notes.spawn(write_note(self.ctx.clone(), task, status));
+                self.notes.spawn(write_note(self.ctx.clone(), task, status, said));
             }
         }
         false
     }
 
-    /// A reason that could not be written is said again later, if it still holds: the queue tells each
-    /// reason only once.
-    fn noted(&mut self, done: Result<Option<String>, tokio::task::JoinError>) {
-        let failed = done.ok().flatten();
-        if let Some(waiting) = failed.and_then(|uid| self.queue.waiting(&uid).cloned()) {
+    /// A reason that could not be written is said again later, if it still holds, and so is one that has
+    /// become another while it was being written: the queue tells each reason only once.
+    fn noted(&mut self, done: Result<Note, tokio::task::JoinError>) {
+        let Ok(Note { uid, said, failed }) = done else { return };
+        let Some(waiting) = self.queue.waiting(&uid).cloned() else { return };
+        if failed || said.is_some_and(|said| said != waiting.wait.kind()) {
             self.waits.set(Waiting { since: self.ctx.now(), ..waiting });
         }
     }
@@ -274,11 +282,16 @@ impl Dispatcher {
             self.queue.abandon(&admission.task_uid, None);
             return;
         };
+        if !self.ctx.admitting.begin(&admission.task_uid) {
+            // An earlier admission of it is still being carried out; its Run has just been deleted.
+            let retry_at = crate::plan::run::add(self.ctx.now(), RETRY_AFTER);
+            self.queue.abandon(&admission.task_uid, Some(retry_at));
+            return;
+        }
         let (ctx, key) = (self.ctx.clone(), Key::new(&self.namespace, name));
         let tasks = self.tasks.clone();
         self.inflight.spawn(async move {
             let uid = admission.task_uid.clone();
-            ctx.admitting.begin(&uid);
             let result = apply_admission(&ctx, &key, admission).await;
             ctx.admitting.end(&uid);
             // The task controller has left it alone meanwhile: now it looks at what has become of it.
@@ -350,17 +363,31 @@ impl Dispatcher {
     }
 }
 
-/// Writes a reason or a record. Returns the uid of the Task when that failed.
-async fn write_note(ctx: Arc<Context>, task: Arc<Task>, status: TaskStatus) -> Option<String> {
+/// What became of a write about a waiting Task.
+struct Note {
+    uid: String,
+    /// The kind of the reason, unless only dependencies were recorded.
+    said: Option<&'static str>,
+    failed: bool,
+}
+
+/// Writes a reason or a record.
+async fn write_note(
+    ctx: Arc<Context>,
+    task: Arc<Task>,
+    status: TaskStatus,
+    said: Option<&'static str>,
+) -> Note {
+    let uid = Cached::uid(task.as_ref()).to_string();
     match ctx.writer.patch_status(task.as_ref(), task.status.as_ref(), &status).await {
         Ok(Some(written)) => ctx.tasks.wrote(written),
         Ok(None) => {}
         Err(error) => {
             tracing::debug!(error = %error, "reason for waiting not written, will retry");
-            return Some(Cached::uid(task.as_ref()).to_string());
+            return Note { uid, said, failed: true };
         }
     }
-    None
+    Note { uid, said, failed: false }
 }
 
 /// Creates the Run and marks the Task Running. The second write may fail: then the Task is read anew,
@@ -387,7 +414,7 @@ async fn apply_admission(ctx: &Context, key: &Key, admission: Admission) -> Resu
         Purpose::Execute | Purpose::Plan => build_run(&task, &system, &pool, &slot),
         Purpose::Judge | Purpose::Merge => build_review_run(&task, &system, &pool, &slot, admission.purpose),
     };
-    let run = match ctx.writer.create(&run).await? {
+    let run = match ctx.writer.create_surely(&run).await? {
         Created::New(run) => run,
         Created::Exists(existing) if is_ours(&existing, &task) => *existing,
         Created::Exists(_) => return Err(gone(key)),

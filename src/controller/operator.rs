@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use super::books::Books;
 use super::clean_up::{self, Gate};
-use super::context::{Admitting, Applied, Context, GonePods};
+use super::context::{Admitting, Applied, Clock, Context, GonePods};
 use super::dispatcher::{Busy, Dispatcher};
 use super::facts::Fact;
 use super::mirror::{Bounds, Mirror};
@@ -38,8 +38,8 @@ const SYNC_WITHIN: Duration = Duration::from_secs(120);
 pub enum Error {
     #[error("failed to take part in the leader election")]
     Election(#[source] kube_lease_manager::LeaseManagerError),
-    #[error("failed to take over: the Systems cannot be read")]
-    TakeOver(#[source] kube::Error),
+    #[error("failed to take over: the Systems cannot be read or written")]
+    TakeOver(#[source] crate::cluster::Error),
     #[error(
         "failed to list every kind within {0:?}, check the operator's RBAC and the CustomResourceDefinitions"
     )]
@@ -111,8 +111,19 @@ async fn lead(
     }
     let busy = Arc::new(Busy::default());
     let queues = Queues::default();
-    let (ctx, wiring) =
-        assemble(&client, &config, &scopes, database, &metrics, &stop, &queues, &busy, facts, mirror.clone());
+    let (ctx, wiring) = assemble(
+        &client,
+        &config,
+        &scopes,
+        database,
+        &metrics,
+        &stop,
+        &queues,
+        &busy,
+        facts,
+        mirror.clone(),
+        Clock::wall(),
+    );
     for scope in &scopes {
         let namespace = (!scope.is_empty()).then_some(scope.as_str());
         system::take_over(&ctx, &client, namespace).await.map_err(Error::TakeOver)?;
@@ -143,8 +154,9 @@ async fn lead(
     Ok(())
 }
 
+/// Stores and what the controllers share, wired to `queues` and `facts`. Nothing runs yet.
 #[allow(clippy::too_many_arguments)]
-fn assemble(
+pub fn assemble(
     client: &Client,
     config: &OperatorConfig,
     scopes: &[String],
@@ -155,8 +167,9 @@ fn assemble(
     busy: &Arc<Busy>,
     facts: UnboundedSender<(String, Fact)>,
     mirror: Option<Mirror>,
+    clock: Clock,
 ) -> (Arc<Context>, Arc<Wiring>) {
-    let books = Arc::new(Books::default());
+    let books = Arc::new(Books::new(clock.clone()));
     let receivers = Receivers { facts, mirror: mirror.clone(), busy: busy.clone(), books: books.clone() };
     let wiring = Arc::new(Wiring::new(queues.clone(), receivers, metrics.clone()));
     let gone_pods = Arc::new(GonePods::default());
@@ -176,7 +189,9 @@ fn assemble(
     let mut operations = Store::<Operation>::new(scopes);
     wiring.connect_operations(&mut operations, runs.clone(), pools.clone());
     let ctx = Arc::new(Context {
+        clock,
         writer: Writer::new(client.clone()),
+        wiring: wiring.clone(),
         tasks,
         runs,
         pods: Arc::new(pods),
@@ -195,6 +210,7 @@ fn assemble(
         clean_up: queues.clean_up.clone(),
         gone_pods,
         admitting: Admitting::default(),
+        starting: Admitting::default(),
         refusals: Mutex::default(),
         policies: Applied::default(),
         terms: Mutex::default(),
@@ -258,7 +274,9 @@ async fn wait_synced(ctx: &Context) -> Result<(), Error> {
     tokio::time::timeout(SYNC_WITHIN, synced).await.map_err(|_| Error::Sync(SYNC_WITHIN))
 }
 
-fn start_controllers(
+/// Starts every controller and the dispatchers on the current runtime. Before it, the first list of
+/// every kind has to be complete.
+pub fn start_controllers(
     tasks: &TaskTracker,
     ctx: &Arc<Context>,
     queues: &Queues,

@@ -29,6 +29,7 @@ const REFUSED_RETRY: Duration = Duration::from_secs(3);
 /// # Errors
 /// When a request failed; the queue retries.
 pub async fn reconcile(ctx: Arc<Context>, key: Key) -> Result<Action, Error> {
+    ctx.wiring.release_left(&key);
     let Some(run) = ctx.runs.get(&key) else { return Ok(Action::Await) };
     let uid = run.uid().unwrap_or_default();
     let task = observe_task(&ctx, &run).await?;
@@ -116,7 +117,26 @@ async fn apply_pod(
             return apply_verdict(ctx, run, &verdict).await;
         }
     };
-    match ctx.writer.create(&pod).await {
+    // A Run that was deleted meanwhile gets no Pod; from here on its Task waits for the answer.
+    let uid = run.uid().unwrap_or_default();
+    let key = Key::new(run.namespace().unwrap_or_default(), run.name_any());
+    if ctx.runs.get(&key).is_none_or(|present| present.uid().unwrap_or_default() != uid) {
+        return Ok(Action::Await);
+    }
+    ctx.starting.begin(&run.spec.task_ref.uid);
+    let created = ctx.writer.create_surely(&pod).await;
+    let action = apply_created(ctx, run, created, now).await;
+    ctx.starting.end(&run.spec.task_ref.uid);
+    action
+}
+
+async fn apply_created(
+    ctx: &Context,
+    run: &Run,
+    created: Result<Created<Pod>, Error>,
+    now: Timestamp,
+) -> Result<Action, Error> {
+    match created {
         Ok(Created::New(pod)) => {
             note_refusal(ctx, run, None);
             ctx.pods.wrote(pod.into());

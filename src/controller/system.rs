@@ -2,6 +2,7 @@
 //! retention by `upkeep`.
 
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use kube::api::{Api, ListParams};
 use kube::{Client, ResourceExt};
@@ -17,19 +18,43 @@ use crate::crd::{Hatch, HatchState, System, SystemStatus, set_condition};
 use crate::plan::upkeep::show_cycle;
 use crate::plan::{cycle, hatch};
 
+/// Tries to raise the terms before the process gives up, and the time between two of them.
+const TRIES: u32 = 10;
+const TRY_AGAIN: Duration = Duration::from_secs(1);
+
 /// Raises the term of every System in the watched namespaces, before anything is listed: what a
 /// former leader still creates is refused by the admission policy from then on (design, rule 3.5).
 ///
 /// # Errors
-/// When the Systems cannot be listed; a System that cannot be written is left to [`reconcile`].
-pub async fn take_over(ctx: &Context, client: &Client, namespace: Option<&str>) -> Result<(), kube::Error> {
+/// When the Systems cannot be read or written, several times over.
+pub async fn take_over(ctx: &Context, client: &Client, namespace: Option<&str>) -> Result<(), Error> {
+    let mut tries = 1;
+    loop {
+        match raise_terms(ctx, client, namespace).await {
+            Err(error) if tries < TRIES => {
+                tracing::warn!(error = %error, "terms not raised yet");
+                tokio::time::sleep(TRY_AGAIN).await;
+                tries += 1;
+            }
+            result => return result,
+        }
+    }
+}
+
+async fn raise_terms(ctx: &Context, client: &Client, namespace: Option<&str>) -> Result<(), Error> {
     let api: Api<System> = match namespace {
         Some(ns) => Api::namespaced(client.clone(), ns),
         None => Api::all(client.clone()),
     };
-    for system in api.list(&ListParams::default()).await? {
-        if let Err(error) = raise_term(ctx, &system).await {
-            tracing::warn!(system = %system.name_any(), error = %error, "term not raised yet");
+    let systems = api.list(&ListParams::default()).await.map_err(|source| Error::Request {
+        verb: "list",
+        kind: "System".into(),
+        name: namespace.unwrap_or_default().into(),
+        source: Box::new(source),
+    })?;
+    for system in systems {
+        if known_term(ctx, &system) != Some(system.term()) {
+            raise_term(ctx, &system).await?;
         }
     }
     Ok(())
@@ -42,7 +67,12 @@ pub async fn take_over(ctx: &Context, client: &Client, namespace: Option<&str>) 
 pub async fn reconcile(ctx: Arc<Context>, key: Key) -> Result<Action, Error> {
     let Some(system) = ctx.systems.get(&key) else { return Ok(Action::Await) };
     match known_term(&ctx, &system) {
-        None => raise_term(&ctx, &system).await?,
+        // Made since this leader took over: nobody has created anything under it.
+        None if system.term() == 0 => raise_term(&ctx, &system).await?,
+        None => {
+            tracing::error!("another leader works on a System that is new here, starting afresh");
+            ctx.stop.cancel();
+        }
         Some(term) if system.term() > term => {
             tracing::error!("another leader has raised the term, stopping");
             ctx.stop.cancel();

@@ -1,6 +1,7 @@
 //! Task controller: keeps each Task moving (`plan::task`).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
 
@@ -18,6 +19,9 @@ use crate::plan::task::{Observed, Orders, TaskPlan, child_refused, plan_task};
 /// How the sentence of [`apply_refusal`] starts.
 const CANNOT_CREATE: &str = "a Task that carries this one on cannot be created";
 
+/// When to look again at a Task whose Pod is being created.
+const STARTING: Duration = Duration::from_secs(1);
+
 /// Brings one Task a step further.
 ///
 /// # Errors
@@ -32,6 +36,7 @@ async fn step(ctx: &Context, key: &Key, confirmed: bool) -> Result<Action, Error
         return Ok(Action::Await);
     }
     let (runs, pods) = observe(ctx, &task);
+    let starting = ctx.starting.contains(task.metadata.uid.as_deref().unwrap_or_default());
     let runs: Vec<&Run> = runs.iter().map(AsRef::as_ref).collect();
     let system = ctx.system(&key.namespace);
     let settings = system.as_ref().map(|s| s.spec.clone()).unwrap_or_default();
@@ -46,7 +51,7 @@ async fn step(ctx: &Context, key: &Key, confirmed: bool) -> Result<Action, Error
     let observed = Observed {
         task: &task,
         runs: &runs,
-        live_pod: pods.iter().any(|p| p.is_live()),
+        live_pod: starting || pods.iter().any(|p| p.is_live()),
         confirmed,
         system: &settings,
         children: &children,
@@ -54,6 +59,7 @@ async fn step(ctx: &Context, key: &Key, confirmed: bool) -> Result<Action, Error
         now,
     };
     match plan_task(&observed) {
+        TaskPlan::Wait { until: None } if starting => Ok(Action::After(STARTING)),
         TaskPlan::Wait { until: None } => Ok(Action::Await),
         TaskPlan::Wait { until: Some(at) } => Ok(Action::After(until(at, now))),
         TaskPlan::Confirm { run } => {

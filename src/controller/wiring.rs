@@ -41,6 +41,8 @@ pub struct Wiring {
     recovery_stopped: Mutex<HashSet<String>>,
     /// What Runs, pools and Tasks read of each System, as of its last change.
     systems: Mutex<HashMap<Key, SystemView>>,
+    /// Runs that are over or gone and still hold their places, by name.
+    left: Mutex<HashMap<Key, Vec<HolderId>>>,
 }
 
 /// Who hears of changes, besides the controllers.
@@ -81,6 +83,7 @@ impl Wiring {
             without_next: Mutex::default(),
             recovery_stopped: Mutex::default(),
             systems: Mutex::default(),
+            left: Mutex::default(),
         }
     }
 
@@ -181,7 +184,7 @@ impl Wiring {
                 gone.forget(run.uid());
                 // Before the slot is free again: what it found out about its credential.
                 wiring.run_over(run, deleted);
-                wiring.release(&key.namespace, &holder);
+                wiring.leave(&key, holder);
             } else {
                 wiring.occupy(&key.namespace, holder, facts::run_holder(run));
             }
@@ -246,6 +249,22 @@ impl Wiring {
             self.queues.pools.add_after(pool, WRITE_EVERY);
         }
         self.tell(namespace, Fact::Occupy(holder, facts));
+    }
+
+    /// A Run that is over or gone keeps its place until its controller has looked at that, which is
+    /// after whatever it is doing now: it may just be creating the Pod, when somebody deleted the Run or
+    /// a former leader's last write ended it (invariants S8 to S10).
+    fn leave(&self, key: &Key, holder: HolderId) {
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        left.entry(key.clone()).or_default().push(holder);
+    }
+
+    /// Frees the places of Runs of this name that are over or gone.
+    pub fn release_left(&self, run: &Key) {
+        let left = self.left.lock().unwrap_or_else(PoisonError::into_inner).remove(run);
+        for holder in left.into_iter().flatten() {
+            self.release(&run.namespace, &holder);
+        }
     }
 
     fn release(&self, namespace: &str, holder: &HolderId) {

@@ -77,6 +77,7 @@ pub struct OperationSpec {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct OperationTask {
+    /// Name of the Task in the same namespace.
     #[schemars(length(min = 1, max = 48))]
     pub name: String,
 }
