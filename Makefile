@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 export PATH := $(HOME)/.cargo/bin:/usr/local/go/bin:$(PATH)
 
-.PHONY: help build fmt lint test test-unit test-cluster test-e2e sim generate check images cluster-up cluster-down demo demo-down dev-up dev-down bench clean
+.PHONY: help build fmt lint test test-unit test-cluster test-e2e sim generate check images cluster-up cluster-down demo demo-chaos demo-down dev-up dev-down bench clean
 
 help: ## print this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F'\t' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -52,6 +52,9 @@ cluster-down: ## remove it, with everything it started
 
 demo: ## from nothing to five Tasks on a real cluster, and what became of them (root on Linux)
 	@tests/demo/demo up
+
+demo-chaos: ## forty scripted Tasks that meet every failure, everything stopped in the middle, the operator killed twice
+	@tests/demo/demo chaos
 
 demo-down: ## remove the demo
 	@tests/demo/demo down

@@ -354,13 +354,16 @@ fn node(task: &Task, phase: TaskPhase) -> TaskNode {
     let status = task.status.as_ref();
     let last = status.and_then(|status| status.transitions.last()).map(|t| t.at);
     let created = task.metadata.creation_timestamp.as_ref().map(|t| t.0);
+    // What a Task that has not ended still looks at: whom it depends on, and who mends its result.
+    let follow_up = status.and_then(|status| status.judge.as_ref()).map(|judge| judge.follow_up.clone());
+    let looks_at = task.spec.dependencies.iter().cloned().chain(follow_up.filter(|name| !name.is_empty()));
     TaskNode {
         uid: task.metadata.uid.clone().unwrap_or_default(),
         name: task.name_any(),
         ended: phase.is_terminal().then(|| last.or(created).unwrap_or(Timestamp::MIN)),
         ours: label(labels::CREATED_BY).is_some(),
         // An ended Task needs nobody.
-        dependencies: if phase.is_terminal() { Vec::new() } else { task.spec.dependencies.clone() },
+        dependencies: if phase.is_terminal() { Vec::new() } else { looks_at.collect() },
         superseded_by: status.map(|status| status.superseded_by.clone()).unwrap_or_default(),
         parent: label(labels::PARENT).unwrap_or_default(),
     }

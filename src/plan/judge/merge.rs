@@ -6,16 +6,7 @@ use crate::plan::run::add;
 use crate::plan::task::ended::finished;
 use crate::plan::task::status::first_line;
 use crate::plan::task::{Observed, TaskPlan};
-
-/// Failure codes of a Merge Run.
-mod code {
-    /// Base and branch have changed the same places.
-    pub const CONFLICT: &str = "merge_conflict";
-    /// The base branch was pushed to by others while it was merged into.
-    pub const BASE_MOVED: &str = "merge_base_moved";
-    /// The server lets nobody like us push to the base branch.
-    pub const REFUSED: &str = "merge_refused";
-}
+use crate::plan::verdict::code;
 
 /// Its Merge Run has ended. A merge that happened happened, whatever was edited meanwhile.
 pub fn merged(o: &Observed, run: &Run, status: TaskStatus) -> TaskPlan {
@@ -60,7 +51,7 @@ fn not_merged(o: &Observed, mut status: TaskStatus, run: &str, verdict: &RunStat
     let exhausted = judge.merge_failures >= o.system.judge.merge_max_attempts;
     let (base, branch) = (judge.base_branch.clone(), judge.branch.clone());
     let code = verdict.failure_code.as_str();
-    if code == code::REFUSED {
+    if code == code::MERGE_REFUSED {
         let why = format!(
             "the server refuses the push to {base} ({}): let the credentials of the repository push to \
              it, or merge {branch} by hand",
@@ -68,10 +59,12 @@ fn not_merged(o: &Observed, mut status: TaskStatus, run: &str, verdict: &RunStat
         );
         return TaskPlan::Write(Box::new(retry::park(o, status, run, &why, "merge_refused")));
     }
-    if code == code::CONFLICT || (code != code::BASE_MOVED && is_conflict_reason(&verdict.summary)) {
+    if code == code::MERGE_CONFLICT
+        || (code != code::MERGE_BASE_MOVED && is_conflict_reason(&verdict.summary))
+    {
         return fix::conflict(o, status, run);
     }
-    if exhausted && code == code::BASE_MOVED {
+    if exhausted && code == code::MERGE_BASE_MOVED {
         return fix::conflict(o, status, run);
     }
     if exhausted {

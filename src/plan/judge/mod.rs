@@ -58,6 +58,7 @@ use jiff::Timestamp;
 
 pub use self::key::review_base;
 pub use self::merge::{is_conflict_reason, merged};
+pub(in crate::plan) use self::retry::reopened;
 pub use self::review::reviewed;
 use self::review::{is_approved, is_outdated};
 use super::run::add;
@@ -137,7 +138,7 @@ fn parked(o: &Observed, status: TaskStatus) -> TaskPlan {
     if present <= status.observed_generation {
         return wait(o, None);
     }
-    let mut status = retry::reopened(o, status);
+    let mut status = reopened(o, status, "spec_edited", "the spec was edited");
     status.observed_generation = present;
     TaskPlan::Write(Box::new(status))
 }

@@ -138,12 +138,17 @@ fn hand_over(
 }
 
 /// A person has acted: the same question again, or the merge of what was approved.
-pub(super) fn reopened(o: &Observed, mut status: TaskStatus) -> TaskStatus {
+pub(in crate::plan) fn reopened(
+    o: &Observed,
+    mut status: TaskStatus,
+    reason: &str,
+    detail: &str,
+) -> TaskStatus {
     let judge = judge_of(&mut status);
     judge.stage = if super::is_approved(judge) { JudgeStage::Merge } else { JudgeStage::Review };
     judge.merge_failures = 0;
     let run = status.last_run.clone();
-    let mut status = at_no_cost(o, status, &run, "spec_edited", "the spec was edited");
-    mark_false(&mut status, condition::STALLED, "the spec was edited", o);
+    let mut status = at_no_cost(o, status, &run, reason, detail);
+    mark_false(&mut status, condition::STALLED, detail, o);
     status
 }

@@ -7,6 +7,7 @@ use super::waiting::requeue;
 use super::{Observed, TaskPlan};
 use crate::crd::task::condition;
 use crate::crd::{BlockReason, Next, NextKind, TaskPhase, TaskStatus};
+use crate::plan::judge;
 
 /// An Operation of type Requeue or Complete that is to be carried out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,6 +60,9 @@ fn carried_out(o: &Observed, mut status: TaskStatus, request: &Requested) -> Tas
         return status;
     }
     let detail = format!("requeued by Operation {}", request.name);
+    if status.block_reason == Some(BlockReason::AwaitingJudge) && status.judge.is_some() {
+        return judge::reopened(o, status, "operation", &detail);
+    }
     requeue(o, status, (Trigger::OperationRequeued, "operation"), &run, &detail)
 }
 

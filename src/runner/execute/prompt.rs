@@ -14,8 +14,9 @@ use crate::crd::wire::Inputs;
 use crate::runner::review::bundle::Bundle;
 use crate::runner::review::change::ChangedFile;
 
-/// Longest hint about an earlier failure, in characters.
-const MAX_HINT_CHARS: usize = 240;
+/// Longest hint about an earlier failure, in characters: what a Run's summary can hold, with the history
+/// of the attempts before it.
+const MAX_HINT_CHARS: usize = 2000;
 
 /// Where the files are.
 #[derive(Clone, Debug)]
@@ -194,7 +195,7 @@ mod tests {
         inputs.spec.inputs.goal = "It must read tabs.".into();
         inputs.spec.inputs.commands = vec!["make test".into()];
         inputs.spec.inputs.previous_failure =
-            format!("\u{1b}[31mfailed\u{1b}[0m at /a/b/c\n{}", "x".repeat(500));
+            format!("\u{1b}[31mfailed\u{1b}[0m at /a/b/c\n{}", "x".repeat(3000));
         let text = render(&inputs);
         assert!(text.starts_with("# Fix the parser\n\nIt must read tabs.\n"), "{text}");
         assert!(text.contains("## Commands that must pass\n\n- make test\n"), "{text}");
