@@ -21,11 +21,10 @@ use super::run::until;
 use crate::build::run::{Slot, build_review_run, build_run};
 use crate::cluster::write::Created;
 use crate::cluster::{Cached, Error, Key};
-use crate::crd::system::component;
 use crate::crd::task::{ResolvedDependency, condition};
 use crate::crd::{NextKind, Purpose, Run, Task, TaskStatus, set_condition};
 use crate::plan::budget::is_spent;
-use crate::plan::dispatch::{Admission, HolderId, Queue, Wait, Waiting};
+use crate::plan::dispatch::{Admission, HolderId, Queue, Wait, Waiting, component_of};
 use crate::plan::task::admitted;
 
 /// A reason for waiting is written after this time (design, rule 3.12).
@@ -402,7 +401,8 @@ async fn apply_admission(ctx: &Context, key: &Key, admission: Admission) -> Resu
     };
     let Some(term) = ctx.term(&system) else { return Err(gone(key)) };
     // Stopped, crashed or beyond a budget since the plan was made.
-    let stopped = [component::DISPATCHER, &admission.agent].iter().any(|name| system.is_stopped(name));
+    let stopped =
+        [component_of(admission.purpose), &admission.agent].iter().any(|name| system.is_stopped(name));
     let runs = ctx.runs.by_index(&admission.task_uid);
     let status = task.status.clone().unwrap_or_default();
     let spent = is_spent(&system.spec.budgets, &status, runs.iter().map(AsRef::as_ref));

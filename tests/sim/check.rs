@@ -50,8 +50,9 @@ pub struct Checker {
     /// Judge Run that gave the verdict, by key of the review.
     pub verdicts: BTreeMap<String, String>,
     pub violations: Vec<String>,
-    /// Writes of operators to Tasks, Runs and Pods so far.
+    /// Writes of operators so far, and the last one.
     pub writes: u64,
+    pub last_write: String,
 }
 
 impl Checker {
@@ -64,6 +65,7 @@ impl Checker {
     pub fn observe(&mut self, commit: &Commit, belief: Option<&Belief>, server: &Server) {
         if let Actor::Operator(_) = commit.by {
             self.writes += 1;
+            self.last_write = said(commit);
             self.by_operator(commit);
         }
         let (old, new) = (commit.old.as_ref(), commit.new.as_ref());
@@ -382,6 +384,18 @@ fn is_edge(from: TaskPhase, to: TaskPhase) -> bool {
         Failed => matches!(to, Queued | Running | Done | Cancelled),
         Done | Cancelled => false,
     }
+}
+
+/// A change in a few words: the object and what of its status is new.
+fn said(commit: &Commit) -> String {
+    let object = commit.new.as_ref().or(commit.old.as_ref());
+    let name = object.map(|o| super::cluster::name_of(o)).unwrap_or_default();
+    let difference = commit
+        .old
+        .as_ref()
+        .zip(commit.new.as_ref())
+        .and_then(|(old, new)| opentiger::cluster::write::merge_patch(&old["status"], &new["status"]));
+    format!("{:?} {name} {}", commit.kind, difference.unwrap_or_default())
 }
 
 fn pod_term(server: &Server, name: &str) -> String {

@@ -20,6 +20,8 @@ struct Seat {
     agent: String,
     lane: String,
     areas: Vec<String>,
+    /// Counts towards `maxConcurrent`: an attempt at a Task.
+    attempt: bool,
 }
 
 impl Checker {
@@ -198,8 +200,8 @@ impl Checker {
             self.fail("S9", format!("Run {name} is number {in_lane} in lane {}, cap {cap}", spec.lane));
         }
         let most = most(self.system.as_ref()).max(believed.map_or(0, |s| most(Some(s))));
-        let all = tasks(&mut seats.iter());
-        if all > most {
+        let all = tasks(&mut seats.iter().filter(|s| s.attempt));
+        if spec.purpose == Purpose::Execute && all > most {
             self.fail("S9", format!("Run {name} is number {all}, maxConcurrent {most}"));
         }
         let present = self.pools.get(&spec.pool).filter(|p| !p.spec.suspend).map_or(0, |p| p.spec.replicas);
@@ -220,6 +222,7 @@ impl Checker {
             agent: r.last.spec.agent.clone(),
             lane: r.last.spec.lane.clone(),
             areas: r.last.spec.target_areas.clone(),
+            attempt: r.last.spec.purpose == Purpose::Execute,
         });
         let pods = self.pods.values().filter(|p| p.is_live()).map(|p| Seat {
             task: p.task_uid.clone(),
@@ -227,6 +230,7 @@ impl Checker {
             agent: p.agent.clone(),
             lane: p.lane.clone(),
             areas: p.areas.clone(),
+            attempt: p.purpose == Purpose::Execute,
         });
         runs.chain(pods).collect()
     }

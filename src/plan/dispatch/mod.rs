@@ -71,6 +71,7 @@ pub use self::credentials::{EndedRun, HOLD_BASE};
 pub use self::explain::{Gate, Gates};
 pub use self::occupancy::{Holder, HolderId};
 pub use self::queue::Queue;
+pub use self::room::component_of;
 pub use self::wait::Wait;
 pub use super::lanes::LaneFacts;
 use super::priority::StaticKey;

@@ -37,7 +37,7 @@ impl Group {
 }
 
 /// The component that admits Runs of a purpose, by the name under which it can be stopped.
-pub(super) fn component_of(purpose: Purpose) -> &'static str {
+pub fn component_of(purpose: Purpose) -> &'static str {
     match purpose {
         Purpose::Judge | Purpose::Merge => component::JUDGE,
         Purpose::Plan => component::PLANNER,
