@@ -356,19 +356,16 @@ async fn the_interface_is_accepted() {
     let documents: Vec<Value> =
         serde_saphyr::from_multiple(include_str!("golden/interface.yaml")).expect("readable examples");
     assert_eq!(documents.len(), 5, "System, AgentPool, Task, Run, Operation");
-    for document in documents {
-        let status = document["status"].clone();
-        let (kind, name) = (document["kind"].to_string(), document["metadata"]["name"].to_string());
-        let mut object = document;
-        object.as_object_mut().expect("an object").remove("status");
+    for mut object in documents {
+        let text = |member: &Value| member.as_str().expect("text").to_string();
+        let (kind, name) = (text(&object["kind"]), text(&object["metadata"]["name"]));
+        let status = object.as_object_mut().expect("an object").remove("status").unwrap_or_default();
         let stored = apply(&client, &namespace.name, object.clone()).await;
         let stored = stored.unwrap_or_else(|message| panic!("{kind} {name}: {message}"));
         assert_contains(&stored["spec"], &object["spec"], "spec");
         if !status.is_null() {
-            let (kind, name) =
-                (object["kind"].as_str().expect("kind"), object["metadata"]["name"].as_str().expect("name"));
-            set_status(&client, &namespace.name, kind, name, status.clone()).await;
-            let read = api(&client, &namespace.name, kind).get(name).await.expect("stored");
+            set_status(&client, &namespace.name, &kind, &name, status.clone()).await;
+            let read = api(&client, &namespace.name, &kind).get(&name).await.expect("stored");
             assert_contains(&read.data["status"], &status, "status");
         }
     }

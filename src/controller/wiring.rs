@@ -114,7 +114,6 @@ impl Wiring {
                     let ns = task.key().namespace;
                     wiring.tell(&ns, Fact::TaskGone(task.uid().to_string()));
                     wiring.receivers.books.with(&ns, |books| books.task_gone(task.uid()));
-                    wiring.wake_parent(task);
                     for run in runs.by_index(task.uid()) {
                         wiring.queues.runs.add(run.key());
                     }

@@ -169,7 +169,7 @@ fn serve(mut stream: TcpStream, projects: &Path, behaviour: &Mutex<Behaviour>) -
             .write_all(format!("HTTP/1.1 {status}Content-Length: 0\r\nConnection: close\r\n\r\n").as_bytes())
             .ok();
     }
-    if moves(&behaviour, query.contains("service=git-receive-pack"), pushing)? {
+    if moves(behaviour, query.contains("service=git-receive-pack"), pushing)? {
         advance(&projects.join(path.trim_start_matches('/').split(".git").next()?).with_extension("git"));
     }
     let output = backend(projects, &method, path, query, &headers, &body)?;

@@ -78,7 +78,7 @@ fn an_empty_repository_gets_a_foundation_that_the_others_wait_for() {
     let made = plan(r#"{"tasks": [{"title": "Add login", "goal": "g"}]}"#, &inputs).expect("a plan");
     let [first, second] = made.tasks.as_slice() else { panic!("two tasks: {made:?}") };
     assert_eq!((first.spec.priority, first.spec.timebox.clone()), (100, GoDuration::from_secs(5400)));
-    assert_eq!(second.spec.dependencies, [first.name.clone()]);
+    assert_eq!(second.spec.dependencies, std::slice::from_ref(&first.name));
     assert!(is_untouched(["docs/requirement.md", "docs/.gitkeep"]) && !is_untouched(["README.md"]));
 }
 
