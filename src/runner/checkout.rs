@@ -178,14 +178,23 @@ pub(super) fn hand_over(paths: &Paths) -> Result<(), CheckoutError> {
 
 /// Empties what an interrupted checkout may have left: init containers can run twice.
 pub(super) fn clear(paths: &Paths) -> io::Result<()> {
-    for directory in [paths.git_dir(), paths.private(), paths.checkout.clone()] {
-        match fs::remove_dir_all(&directory) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-    }
-    fs::DirBuilder::new().mode(0o700).create(paths.private())?;
+    clear_clone(paths)?;
+    remove(&paths.checkout)?;
     fs::DirBuilder::new().recursive(true).create(&paths.checkout)
+}
+
+/// As [`clear`], for a Pod that has no workspace: only the trusted clone.
+pub(super) fn clear_clone(paths: &Paths) -> io::Result<()> {
+    remove(&paths.git_dir())?;
+    remove(&paths.private())?;
+    fs::DirBuilder::new().mode(0o700).create(paths.private())
+}
+
+fn remove(directory: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// The trusted bare clone: the base branch alone, one commit deep.

@@ -357,6 +357,8 @@ impl Pod {
     pub async fn checked_out(&self) {
         let result = self.checkout().await;
         assert_eq!(result.outcome, Outcome::Success, "{}", result.summary);
+        let workspace = self.inputs.spec.purpose != opentiger::crd::Purpose::Merge;
+        assert_eq!(self.paths.checkout.exists(), workspace, "a Merge Pod has no workspace to write to");
     }
 
     /// A Pod that looks at this one's pushed branch.

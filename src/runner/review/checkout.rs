@@ -10,7 +10,9 @@ use super::bundle::{self, Bundle};
 use super::history::{self, HEAD, History};
 use super::{ReviewError, change, evaluated, head_moved, target};
 use crate::crd::wire::Inputs;
-use crate::runner::checkout::{CheckoutError, Paths, clear, file, hand_over, open, working_clone};
+use crate::runner::checkout::{
+    CheckoutError, Paths, clear, clear_clone, file, hand_over, open, working_clone,
+};
 use crate::runner::git::Git;
 
 /// Where the change starts, in the trusted clone.
@@ -110,7 +112,7 @@ pub async fn prepare_merge(
     stop: &CancellationToken,
 ) -> Result<String, ReviewError> {
     target(inputs)?;
-    clear(paths).map_err(file("prepare the directories"))?;
+    clear_clone(paths).map_err(file("prepare the directories"))?;
     let bare = Git::new(&paths.git_dir(), &paths.private(), stop);
     let (remote, _) = open(inputs, paths, &bare).await?;
     Ok(history::fetch_base(&bare, &remote, &inputs.spec.repository.base_branch).await?)
