@@ -6,6 +6,7 @@
 use crate::crd::budget::Budgets;
 use crate::crd::task::condition;
 use crate::crd::{BlockReason, Next, NextKind, Run, TaskPhase, TaskStatus};
+use crate::plan::judge;
 use crate::plan::task::status::{enter, mark};
 use crate::plan::task::table::Trigger;
 use crate::plan::task::{Observed, TaskPlan, requeue};
@@ -58,12 +59,12 @@ pub fn within(o: &Observed, plan: TaskPlan) -> TaskPlan {
     }
 }
 
-/// Whether the next thing that happens to the Task is another attempt.
+/// Whether the next thing that happens to the Task is another attempt. One that waits for a review, or
+/// for the Task that mends its result, is the judge's.
 fn waits_for_attempt(status: &TaskStatus) -> bool {
-    let reviewed = status.block_reason == Some(BlockReason::AwaitingJudge);
     match status.phase {
         TaskPhase::Queued | TaskPhase::Failed => status.current_run.is_empty() && status.attempts > 0,
-        TaskPhase::Blocked => status.current_run.is_empty() && !reviewed,
+        TaskPhase::Blocked => status.current_run.is_empty() && !judge::owns(status),
         TaskPhase::Running | TaskPhase::Done | TaskPhase::Cancelled => false,
     }
 }

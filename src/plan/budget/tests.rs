@@ -5,8 +5,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::crd::task::condition;
 use crate::crd::{
-    BlockReason, FailureClass, NextKind, Run, RunPhase, RunStatus, SystemSpec, Task, TaskPhase, TokenUsage,
-    condition::is_true,
+    BlockReason, FailureClass, JudgeStatus, NextKind, Run, RunPhase, RunStatus, SystemSpec, Task, TaskPhase,
+    TokenUsage, condition::is_true,
 };
 use crate::plan::fixtures::{at, now, running, task};
 use crate::plan::task::{Observed, TaskPlan, plan_task};
@@ -190,6 +190,21 @@ fn a_task_that_waits_already_is_held_when_the_budget_is_lowered() {
     task.status.as_mut().unwrap().block_reason = Some(BlockReason::AwaitingJudge);
     task.status.as_mut().unwrap().phase = TaskPhase::Blocked;
     assert!(!spent(&task, Some(500)), "what it has achieved is reviewed");
+}
+
+#[test]
+fn a_task_that_waits_for_the_one_that_mends_its_result_is_not_held() {
+    let (mut source, mut run) = running("a");
+    ended(&mut run, 500);
+    let status = source.status.as_mut().unwrap();
+    (status.phase, status.block_reason) = (TaskPhase::Blocked, Some(BlockReason::NeedsRework));
+    (status.attempts, status.current_run) = (1, String::new());
+    let budget = Budgets { per_task: Some(500), ..Budgets::default() };
+    let waits = |task: &Task| is_spent(&budget, task.status.as_ref().unwrap(), [&run]);
+    assert!(waits(&source), "another attempt would follow");
+    let judge = JudgeStatus { follow_up: "a-fix1-x7k2".into(), ..JudgeStatus::default() };
+    source.status.as_mut().unwrap().judge = Some(judge);
+    assert!(!waits(&source));
 }
 
 #[test]
