@@ -113,6 +113,11 @@ async fn step(ctx: &Context, world: &World, operation: &Operation) -> Result<Opt
             // The change wakes this controller; before its term is raised the System is not ours yet.
             Ok((!written).then_some(NOT_SYNCED))
         }
+        OperationPlan::EndCycle { by } => {
+            let Some(system) = system else { return Ok(Some(LOOK_AGAIN)) };
+            let ended = system::end_cycle(ctx, &system, &by, &operation.spec.reason).await?;
+            Ok(ended.is_none().then_some(LOOK_AGAIN))
+        }
         OperationPlan::Delete(doomed) => {
             for object in &doomed {
                 apply_delete(ctx, &namespace, object).await?;

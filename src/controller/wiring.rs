@@ -389,7 +389,8 @@ impl Wiring {
                 OperationType::Arm
                 | OperationType::Disarm
                 | OperationType::Cleanup
-                | OperationType::Preflight => {}
+                | OperationType::Preflight
+                | OperationType::EndCycle => {}
             }
         });
     }

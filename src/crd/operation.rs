@@ -100,6 +100,8 @@ pub enum OperationType {
     /// Say what there is to do and what to start for it; changes nothing.
     #[default]
     Preflight,
+    /// End the present cycle; what runs goes on.
+    EndCycle,
     /// Put a Blocked or Failed Task back into the queue now, at no cost.
     Requeue,
     /// Say that a Task is done.
@@ -117,6 +119,7 @@ impl OperationType {
             Self::StopAll => "StopAll",
             Self::Cleanup => "Cleanup",
             Self::Preflight => "Preflight",
+            Self::EndCycle => "EndCycle",
             Self::Requeue => "Requeue",
             Self::Complete => "Complete",
         }
@@ -193,6 +196,9 @@ pub struct OperationResult {
     /// Cleanup: finished Operations that are removed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub operations: Option<i32>,
+    /// EndCycle: number of the cycle that has ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ended_cycle: Option<i64>,
     /// Preflight: what there is and what to start.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub preflight: Option<PreflightResult>,

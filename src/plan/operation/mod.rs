@@ -12,6 +12,7 @@
 //! | StopAll | latch (Disarmed, components stopped); Pods; Runs; Tasks |
 //! | Cleanup | check; Tasks (Runs and Pods go with them); finished Operations |
 //! | Preflight | count |
+//! | EndCycle | the cycle ends in `System.status.cycle`, whose record names the Operation |
 //! | Requeue, Complete | the task controller carries it out (`plan::task`) |
 //!
 //! Runs and Tasks have one writer each: they look for Operations in progress themselves ([`cancel_of`],
@@ -19,6 +20,7 @@
 
 mod cancel;
 mod cleanup;
+mod end_cycle;
 mod latch;
 mod order;
 mod preflight;
@@ -84,6 +86,8 @@ pub enum OperationPlan {
     Write(Box<crate::crd::OperationStatus>),
     /// Put this into the status of the System.
     Latch { hatch: Box<Hatch>, stopped: Vec<String> },
+    /// End the present cycle in the name of `by`.
+    EndCycle { by: String },
     /// Delete these, then look again.
     Delete(Vec<Doomed>),
     /// Look again then.
@@ -116,6 +120,7 @@ pub fn plan_operation(o: &Observed) -> OperationPlan {
         OperationType::StopAll => stop_all::plan(o),
         OperationType::Cleanup => cleanup::plan(o),
         OperationType::Preflight => preflight::plan(o),
+        OperationType::EndCycle => end_cycle::plan(o),
         OperationType::Requeue | OperationType::Complete => task_request::plan(o),
     }
 }

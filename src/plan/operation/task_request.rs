@@ -26,7 +26,8 @@ pub fn requested_of<'a>(
         | OperationType::Stop
         | OperationType::StopAll
         | OperationType::Cleanup
-        | OperationType::Preflight => return None,
+        | OperationType::Preflight
+        | OperationType::EndCycle => return None,
     };
     Some(Requested { operation: operation.uid_str().into(), name: operation.name_str().into(), complete })
 }

@@ -33,6 +33,24 @@ fn ended(w: &mut World, type_: OperationType, about: &str) -> (OperationPhase, S
 }
 
 #[test]
+fn an_operation_ends_one_cycle_however_often_it_is_looked_at() {
+    let mut w = World::new(&["a"]);
+    let none = ended(&mut w, OperationType::EndCycle, "");
+    assert_eq!((none.0, none.1.contains("no cycle")), (OperationPhase::Succeeded, true), "{}", none.1);
+    let cycle = crate::crd::cycle::CycleStatus { number: 4, started_at: Some(at(0)), ..Default::default() };
+    w.system.status.as_mut().unwrap().cycle = Some(cycle);
+    let op = w.ask(OperationType::EndCycle, "");
+    // Killed after the cycle was ended and before that was noted, it ends no other.
+    for _ in 0..6 {
+        w.step_operation(op, usize::MAX);
+    }
+    assert_eq!((w.phase(op), result(&w, op).ended_cycle), (OperationPhase::Succeeded, Some(4)));
+    let cycle = w.system.status.as_ref().unwrap().cycle.clone().unwrap();
+    assert_eq!((cycle.number, cycle.history.len()), (5, 1));
+    assert!(cycle.history[0].end_reason.contains("Operation"));
+}
+
+#[test]
 fn stop_all_disarms_first_then_ends_pods_and_runs_and_queues_the_tasks_at_no_cost_c108() {
     let mut w = busy();
     // A Pod with our label that no Run accounts for.

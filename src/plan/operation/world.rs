@@ -66,7 +66,8 @@ impl World {
             OperationType::Arm
             | OperationType::Disarm
             | OperationType::StopAll
-            | OperationType::Preflight => {}
+            | OperationType::Preflight
+            | OperationType::EndCycle => {}
         }
         self.ask_spec(spec)
     }
@@ -120,6 +121,11 @@ impl World {
             OperationPlan::Latch { hatch, stopped } => {
                 let status = self.system.status.get_or_insert_default();
                 (status.hatch, status.stopped) = (*hatch, stopped);
+            }
+            OperationPlan::EndCycle { by } => {
+                let status = self.system.status.get_or_insert_default();
+                let present = status.cycle.clone().unwrap_or_default();
+                status.cycle = Some(crate::plan::cycle::end(&present, &by, "", false, at(self.clock)).cycle);
             }
             OperationPlan::Delete(doomed) => {
                 for object in doomed.into_iter().take(deletions) {
