@@ -139,16 +139,16 @@ impl World {
             }
             stuck.extend(more);
         }
-        open.iter()
-            .filter(|t| !stuck.contains(&t.name))
-            .map(|t| {
-                let status = t.last.status.clone().unwrap_or_default();
-                format!(
-                    "Task {} is {:?}, run {:?}, next {:?}",
-                    t.name, status.phase, status.current_run, status.next
-                )
-            })
-            .collect()
+        let mut left = self.check.open_operations();
+        let tasks = open.iter().filter(|t| !stuck.contains(&t.name)).map(|t| {
+            let status = t.last.status.clone().unwrap_or_default();
+            format!(
+                "Task {} is {:?}, run {:?}, next {:?}",
+                t.name, status.phase, status.current_run, status.next
+            )
+        });
+        left.extend(tasks);
+        left
     }
 
     /// Every Task has ended, every Run with it, and no Pod is left.
