@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
 use opentiger::crd::{
-    AgentPool, FailureClass, NextKind, PodFacts, Purpose, Run, RunPhase, System, Task, TaskPhase, TaskStatus,
+    AgentPool, FailureClass, NextKind, Operation, PodFacts, Purpose, Run, RunPhase, System, Task, TaskPhase,
+    TaskStatus,
 };
 use serde_json::Value;
 
@@ -39,6 +40,8 @@ pub struct Checker {
     pub pods: BTreeMap<String, PodFacts>,
     pub system: Option<System>,
     pub pools: BTreeMap<String, AgentPool>,
+    /// Operations that exist, by name.
+    pub operations: BTreeMap<String, Operation>,
     /// Names under which a Task has ever been resolved.
     pub resolved: BTreeSet<String>,
     /// The operator that raised the term last.
@@ -84,7 +87,8 @@ impl Checker {
                     self.pools.remove(&name);
                 }
             },
-            Kind::Operation | Kind::NetworkPolicy => {}
+            Kind::Operation => self.operation(new.map(AsRef::as_ref), old.map(AsRef::as_ref)),
+            Kind::NetworkPolicy => {}
         }
     }
 

@@ -191,6 +191,7 @@ impl Checker {
             }
         }
         let believed = belief.and_then(|b| b.system.as_deref());
+        self.not_stopped(run, name, believed);
         let cap = cap(self.system.as_ref(), &spec.lane).max(cap(believed, &spec.lane));
         let tasks = |seats: &mut dyn Iterator<Item = &Seat>| {
             seats.map(|s| s.task.clone()).collect::<BTreeSet<_>>().len() as i64 + 1

@@ -10,6 +10,7 @@ mod check;
 mod check_runs;
 mod cluster;
 mod operator;
+mod requests;
 mod rng;
 mod server;
 mod settle;

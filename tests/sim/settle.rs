@@ -9,7 +9,7 @@ use super::server::Kind;
 use super::world::World;
 
 /// Rounds within which everything has to settle.
-const ROUNDS: usize = 400;
+const ROUNDS: usize = 2_000;
 /// What happened may have a stated effect by the clock alone for so long: anomalies clear after their
 /// hold or with the hour they compare, holds of slots end with their window, a cycle ends after four hours.
 const EFFECTS_END: Duration = Duration::from_secs(5 * 3600);
@@ -139,16 +139,16 @@ impl World {
             }
             stuck.extend(more);
         }
-        open.iter()
-            .filter(|t| !stuck.contains(&t.name))
-            .map(|t| {
-                let status = t.last.status.clone().unwrap_or_default();
-                format!(
-                    "Task {} is {:?}, run {:?}, next {:?}",
-                    t.name, status.phase, status.current_run, status.next
-                )
-            })
-            .collect()
+        let mut left = self.check.open_operations();
+        let tasks = open.iter().filter(|t| !stuck.contains(&t.name)).map(|t| {
+            let status = t.last.status.clone().unwrap_or_default();
+            format!(
+                "Task {} is {:?}, run {:?}, next {:?}",
+                t.name, status.phase, status.current_run, status.next
+            )
+        });
+        left.extend(tasks);
+        left
     }
 
     /// Every Task has ended, every Run with it, and no Pod is left.

@@ -7,6 +7,7 @@ use opentiger::crd::{
 use serde_json::{Value, json};
 
 use super::cluster::name_of;
+use super::requests;
 use super::rng::Rng;
 use super::server::{Actor, Kind, Server, text};
 
@@ -20,6 +21,10 @@ const POOLS: [(&str, Role); 4] =
 pub struct User {
     /// Tasks made so far.
     pub made: usize,
+    /// Operations made so far.
+    pub asked: usize,
+    /// Whether these people use Operations.
+    pub asks: bool,
 }
 
 impl User {
@@ -36,6 +41,7 @@ impl User {
         if judged {
             system["spec"]["judge"] = json!({"enabled": true});
         }
+        self.asks = rng.chance(500);
         let _ = server.create(Kind::System, system, Actor::User);
         for (name, role) in POOLS {
             if role == Role::Judge && !judged {
@@ -97,7 +103,15 @@ impl User {
             (2, 8),
             (3, 9),
             (2, 10),
+            (if self.asks { 25 } else { 0 }, 11),
         ]) {
+            11 => {
+                let task = some(&tasks, rng).unwrap_or_default();
+                let spec = requests::draw(rng, &task);
+                let said = format!("asks for {spec}");
+                self.ask(server, spec);
+                said
+            }
             0 if self.made < 12 => self.make(server, rng),
             1 => {
                 let Some(name) = some(&tasks, rng) else { return String::new() };
@@ -173,6 +187,13 @@ impl User {
         }
     }
 
+    fn ask(&mut self, server: &mut Server, spec: Value) {
+        self.asked += 1;
+        let name = format!("op-{:03}", self.asked);
+        let _ =
+            server.create(Kind::Operation, json!({"metadata": {"name": name}, "spec": spec}), Actor::User);
+    }
+
     /// After the last fault: everything is allowed again.
     pub fn open_up(&mut self, server: &mut Server) {
         server.change(Kind::System, "default", Actor::User, |s| {
@@ -185,6 +206,11 @@ impl User {
                 let replicas = p["spec"]["replicas"].as_i64().unwrap_or(0);
                 p["spec"]["replicas"] = json!(replicas.max(1));
             });
+        }
+        if self.asked > 0 {
+            for spec in requests::undo() {
+                self.ask(server, spec);
+            }
         }
     }
 

@@ -97,6 +97,9 @@ impl World {
         world.say(&format!("faults {faults:?}"));
         let World { user, server, rng, .. } = &mut world;
         user.begin(server, rng);
+        if user.asks {
+            world.faults.user = world.faults.user.max(50);
+        }
         world.note(None);
         world.start_operator();
         world
