@@ -176,12 +176,13 @@ async fn a_hostile_reviewer_changes_nothing_but_its_own_opinion() {
 
 #[tokio::test]
 async fn what_is_not_plainly_a_verdict_is_none() {
+    type Way<'a> = (&'a str, &'a dyn Fn(&Path));
     let server = Server::start();
     let (_, pod) = reviewing(&server, small).await;
     let file = pod.paths.exchange.join(VERDICT_FILE);
     let outside = pod.dir.path().join("outside.json");
     fs::write(&outside, YES).expect("write");
-    let ways: [(&str, &dyn Fn(&Path)); 6] = [
+    let ways: [Way; 6] = [
         ("nothing", &|_| {}),
         ("a link", &|file| symlink(&outside, file).expect("link")),
         ("a pipe", &|file| mkfifo(file)),
