@@ -359,5 +359,5 @@ async fn the_examples_are_accepted() {
             kinds.push(kind);
         }
     }
-    assert_eq!(kinds, ["System", "AgentPool", "AgentPool", "Task", "Task"]);
+    assert_eq!(kinds, ["System", "AgentPool", "AgentPool", "Task", "Task", "Operation"]);
 }

@@ -72,7 +72,11 @@ fn task(n: usize) -> Task {
         kind: "code".into(),
         lane: lane.map(str::to_owned),
         priority: i32::try_from(mixed % 100).unwrap_or(0),
-        risk_level: [RiskLevel::Low, RiskLevel::Medium, RiskLevel::High][mixed % 3],
+        risk_level: match mixed % 3 {
+            0 => RiskLevel::Low,
+            1 => RiskLevel::Medium,
+            _ => RiskLevel::High,
+        },
         touches: if areas { vec![format!("src{}/lib.rs", mixed % AREAS)] } else { Vec::new() },
         allowed_paths: vec!["**".into()],
         dependencies: if depends { vec![format!("t{}", n - 1 - mixed % 7)] } else { Vec::new() },
