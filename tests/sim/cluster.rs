@@ -55,6 +55,14 @@ const SCRIPTS: &[(u64, Script)] = &[
     (1, Script::Fail(Outcome::Failed, "external_directory_permission_prompt", "permission required")),
     (6, Script::Fail(Outcome::NeedsRework, "verification_command_failed", "test failed at make test")),
     (2, Script::Fail(Outcome::NeedsRework, "verification_command_missing_script", "missing script: test")),
+    (1, Script::Fail(Outcome::NeedsRework, "verification_command_missing_make_target", "no rule to make x")),
+    (1, Script::Fail(Outcome::NeedsRework, "verification_command_no_test_files", "no test files found")),
+    (1, Script::Fail(Outcome::NeedsRework, "verification_command_unsupported_format", "shell operators")),
+    (
+        1,
+        Script::Fail(Outcome::NeedsRework, "verification_command_sequence_issue", "dist/index.js is missing"),
+    ),
+    (1, Script::Fail(Outcome::Failed, "branch_diverged_requires_recreate", "the branch has diverged")),
     (2, Script::Fail(Outcome::NeedsRework, "policy_violation", "change to denied path x")),
     (1, Script::Fail(Outcome::NeedsRework, "no_actionable_changes", "no changes were made")),
     (2, Script::Fail(Outcome::Infra, "infrastructure_fault", "the remote does not answer")),
@@ -78,6 +86,8 @@ const REVIEWS: &[(u64, Script)] = &[
     (10, Script::Review(true)),
     (5, Script::Review(false)),
     (2, Script::Fail(Outcome::Failed, "model_or_unknown_failure", "the reviewer gave up")),
+    (1, Script::Fail(Outcome::Failed, "review_no_verdict", "no verdict was left")),
+    (1, Script::Fail(Outcome::Failed, "review_head_moved", "the branch has moved")),
     (2, Script::Quota(30)),
     (1, Script::Killed(137, "Error")),
     (1, Script::Disrupted),
@@ -93,6 +103,10 @@ const MERGES: &[(u64, Script)] = &[
     (1, Script::Disrupted),
 ];
 
+/// What a provider says that is beyond its limits.
+const STORM: &[(u64, Script)] =
+    &[(5, Script::Quota(20)), (3, Script::Quota(600)), (1, Script::Quota(0)), (3, Script::Success)];
+
 /// A node and whether its kubelet answers.
 #[derive(Clone, Debug)]
 struct Node {
@@ -106,6 +120,8 @@ pub struct Cluster {
     scripts: BTreeMap<String, Script>,
     /// After the last fault: Pods do what their Task says.
     pub calm: bool,
+    /// The provider is beyond its limits most of the time.
+    pub storm: bool,
     next_node: usize,
 }
 
@@ -113,7 +129,7 @@ impl Cluster {
     /// Three nodes.
     pub fn new() -> Self {
         let nodes = (1..=3).map(|i| Node { name: format!("node-{i}"), lost: false }).collect();
-        Self { nodes, scripts: BTreeMap::new(), calm: false, next_node: 4 }
+        Self { nodes, scripts: BTreeMap::new(), calm: false, storm: false, next_node: 4 }
     }
 
     /// The script of a Pod, drawn when it is first asked for.
@@ -131,6 +147,7 @@ impl Cluster {
             ("merge", true) => Script::Merged,
             ("judge", false) => rng.weighted(REVIEWS),
             ("merge", false) => rng.weighted(MERGES),
+            (_, false) if self.storm => rng.weighted(STORM),
             (_, false) => rng.weighted(SCRIPTS),
             (_, true) => calm(&goal),
         };

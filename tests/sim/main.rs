@@ -23,8 +23,8 @@ use std::time::Instant;
 use server::Broken;
 use world::World;
 
-/// Seeds of a plain test run: about a minute on one idle core, unoptimised.
-const SEEDS: u64 = 1_000;
+/// Seeds of a plain test run: about 50 s of one core, unoptimised.
+const SEEDS: u64 = 150;
 
 /// What became of one seed.
 struct Outcome {
@@ -93,10 +93,19 @@ const MUTANT_SEEDS: u64 = 600;
 
 #[test]
 fn a_world_without_one_of_the_rules_is_caught() {
-    let mutants = [Broken::Fence, Broken::Admission, Broken::Names, Broken::Terminating, Broken::Reads];
+    catch(&[Broken::Fence, Broken::Admission, Broken::Names]);
+}
+
+#[test]
+#[ignore = "takes minutes: these show in few histories"]
+fn a_world_that_forgets_what_is_ending_or_reads_old_copies_is_caught() {
+    catch(&[Broken::Terminating, Broken::Reads]);
+}
+
+fn catch(mutants: &[Broken]) {
     for broken in mutants {
         let caught = (0..MUTANT_SEEDS).find_map(|seed| {
-            let outcome = simulate(seed, broken, false);
+            let outcome = simulate(seed, *broken, false);
             outcome.violations.first().map(|v| format!("seed {seed}: {v}"))
         });
         println!("{broken:?}: {caught:?}");

@@ -1,6 +1,7 @@
 //! People: they make Tasks and change their minds.
 
 use opentiger::crd::pool::MockExecutor;
+use opentiger::crd::run::SecretRef;
 use opentiger::crd::{
     AgentPool, AgentPoolSpec, Executor, ExecutorType, Role, System, SystemSpec, Task, TaskSpec,
 };
@@ -39,10 +40,14 @@ impl User {
         system["spec"]["runtimeHatch"] = json!(rng.weighted(&[(9, "Armed"), (1, "Disarmed")]));
         let judged = rng.chance(400);
         if judged {
-            system["spec"]["judge"] = json!({"enabled": true});
+            system["spec"]["judge"] = json!({
+                "enabled": true, "autoMerge": rng.chance(850), "autoFixMaxAttempts": rng.between(0, 3),
+                "recreateMaxAttempts": rng.between(0, 1), "maxFailures": rng.between(1, 5),
+                "mergeMaxAttempts": rng.between(1, 3)});
         }
         self.asks = rng.chance(500);
         let _ = server.create(Kind::System, system, Actor::User);
+        let credential = rng.weighted(&[(5, None), (3, Some("key")), (2, Some(""))]);
         for (name, role) in POOLS {
             if role == Role::Judge && !judged {
                 continue;
@@ -51,6 +56,10 @@ impl User {
             pool.spec.replicas =
                 if role == Role::Worker { rng.between(1, 3) as i32 } else { rng.between(0, 2) as i32 };
             pool.spec.image = "agent".into();
+            // All pools share one, or each has its own.
+            pool.spec.credentials_secret_ref = credential.map(|key| SecretRef {
+                name: if key.is_empty() { format!("key-{name}") } else { key.into() },
+            });
             pool.spec.executor =
                 Executor { type_: ExecutorType::Mock, command: None, mock: Some(MockExecutor::default()) };
             let _ = server.create(Kind::Pool, json!(pool), Actor::User);

@@ -97,7 +97,8 @@ impl World {
         world.say(&format!("faults {faults:?}"));
         let World { user, server, rng, .. } = &mut world;
         user.begin(server, rng);
-        if user.asks {
+        world.cluster.storm = world.rng.chance(150);
+        if world.user.asks {
             world.faults.user = world.faults.user.max(50);
         }
         world.note(None);
