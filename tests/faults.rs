@@ -195,7 +195,7 @@ async fn verify(client: &Client, namespace: &str, seen: &Mutex<Seen>) -> Result<
     expect(numbers == [1, 2], "Running and Done are its two transitions")?;
     let seen = seen.lock().map_err(|e| e.to_string())?;
     expect(seen.runs.len() == 1, "nobody ever saw a second Run")?;
-    expect(seen.pods.len() == 1, "nobody ever saw a second Pod")?;
+    expect(seen.pods.len() == 1, &format!("one Pod was ever seen, not {:?}", seen.pods))?;
     let mut forward = seen.phases.clone();
     forward.sort();
     expect(forward == seen.phases, &format!("its phase never went back: {:?}", seen.phases))

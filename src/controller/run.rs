@@ -14,7 +14,7 @@ use crate::build::pod::build_pod;
 use crate::cluster::write::Created;
 use crate::cluster::{Error, ErrorClass, Key};
 use crate::crd::run::condition;
-use crate::crd::{Logs, PodFacts, Run, RunPhase, RunStatus, System, Task, set_condition};
+use crate::crd::{Logs, PodFacts, Run, RunPhase, RunStatus, System, Task, labels, set_condition};
 use crate::plan::operation::cancel_of;
 use crate::plan::run::{
     NotStarted, Observed, PodView, RunPlan, plan_run, reason, refused, shown_as_not_started,
@@ -123,11 +123,26 @@ async fn apply_pod(
     if ctx.runs.get(&key).is_none_or(|present| present.uid().unwrap_or_default() != uid) {
         return Ok(Action::Await);
     }
+    // What a former leader did about its Run our lists may not show yet: it may be over, its Pod gone.
+    let own_term = run.labels().get(labels::TERM).is_some_and(|own| *own == term.to_string());
+    if !own_term && !is_open(ctx, &key, &uid).await? {
+        return Ok(Action::Await);
+    }
     ctx.starting.begin(&run.spec.task_ref.uid);
     let created = ctx.writer.create_surely(&pod).await;
     let action = apply_created(ctx, run, created, now).await;
     ctx.starting.end(&run.spec.task_ref.uid);
     action
+}
+
+/// Whether the API server itself says that this very Run is in progress. What it says goes into the
+/// cache, which wakes the Run again where it is over.
+async fn is_open(ctx: &Context, key: &Key, uid: &str) -> Result<bool, Error> {
+    let Some(present) = ctx.writer.read::<Run>(&key.namespace, &key.name).await? else { return Ok(false) };
+    let over = present.status.as_ref().is_some_and(|status| status.phase.is_terminal());
+    let open = present.uid().is_some_and(|present| present == uid) && !over;
+    ctx.runs.wrote(present);
+    Ok(open)
 }
 
 async fn apply_created(
