@@ -24,11 +24,12 @@ async fn a_closed_hatch_starts_nothing_lets_what_runs_finish_and_gives_back_what
     // One Run is admitted and its Pod on its way when the hatch closes.
     member.proxy.hold_next_create(&["pods"]);
     world.until("a Pod is on its way", PATIENCE, |_| member.proxy.holds_all().then_some(())).await;
-    let held = member.proxy.writes().into_iter().rfind(|w| w.creates("pods") && w.answered.is_none());
-    let held = held.expect("the Pod on its way").name;
     world.patch::<System>("default", hatch("Disarmed")).await;
     let closed = Instant::now();
     tokio::time::sleep(Duration::from_secs(1)).await;
+    // Others that were on their way as well have been answered by now.
+    let held = member.proxy.writes().into_iter().rfind(|w| w.creates("pods") && w.answered.is_none());
+    let held = held.expect("the Pod on its way").name;
     member.proxy.release();
     world
         .until("what ran has finished, and the Run without a Pod is cancelled", PATIENCE, |record| {
