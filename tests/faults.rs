@@ -10,13 +10,13 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use futures::StreamExt;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, PostParams};
-use kube::runtime::{WatchStreamExt, watcher};
+use kube::runtime::watcher::Event;
 use kube::{Client, ResourceExt};
 use opentiger::crd::{AgentPool, Run, RunPhase, System, Task, TaskPhase};
 use support::cluster::{TestNamespace, client, install_crds, yaml};
+use support::follow::follow;
 use support::operator::{Operator, OperatorOptions, kubeconfig_for};
 use support::proxy::{Position, Proxy};
 
@@ -74,11 +74,11 @@ async fn backlog(client: &Client, namespace: &str) {
 }
 
 /// Follows Task, Runs and Pods of a namespace from its beginning.
-fn observe(client: &Client, namespace: &str) -> Arc<Mutex<Seen>> {
+async fn observe(client: &Client, namespace: &str) -> Arc<Mutex<Seen>> {
     let seen = Arc::new(Mutex::new(Seen::default()));
-    let (client, namespace) = (client.clone(), namespace.to_string());
     let (a, b, c) = (seen.clone(), seen.clone(), seen.clone());
-    follow::<Task>(&client, &namespace, move |task| {
+    follow::<Task>(client, namespace, move |event| {
+        let Some(task) = present(event) else { return };
         let status = task.status.unwrap_or_default();
         let mut seen = a.lock().unwrap();
         if seen.phases.last() != Some(&status.phase) {
@@ -89,37 +89,27 @@ fn observe(client: &Client, namespace: &str) -> Arc<Mutex<Seen>> {
                 seen.sequences.push(transition.sequence);
             }
         }
-    });
-    follow::<Run>(&client, &namespace, move |run| note(&mut b.lock().unwrap().runs, run.uid()));
-    follow::<Pod>(&client, &namespace, move |pod| note(&mut c.lock().unwrap().pods, pod.uid()));
+    })
+    .await;
+    follow::<Run>(client, namespace, move |event| note(&mut b.lock().unwrap().runs, present(event))).await;
+    follow::<Pod>(client, namespace, move |event| note(&mut c.lock().unwrap().pods, present(event))).await;
     seen
 }
 
-fn note(list: &mut Vec<String>, uid: Option<String>) {
-    let uid = uid.expect("a uid");
-    if !list.contains(&uid) {
-        list.push(uid);
+/// The object of an event that is no deletion.
+fn present<K>(event: Event<K>) -> Option<K> {
+    match event {
+        Event::Apply(object) | Event::InitApply(object) => Some(object),
+        Event::Delete(_) | Event::Init | Event::InitDone => None,
     }
 }
 
-fn follow<K>(client: &Client, namespace: &str, see: impl Fn(K) + Send + 'static)
-where
-    K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>
-        + Clone
-        + std::fmt::Debug
-        + serde::de::DeserializeOwned
-        + Send
-        + Sync
-        + 'static,
-{
-    let api: Api<K> = Api::namespaced(client.clone(), namespace);
-    tokio::spawn(async move {
-        let mut stream =
-            Box::pin(watcher(api, watcher::Config::default()).default_backoff().applied_objects());
-        while let Some(Ok(object)) = stream.next().await {
-            see(object);
-        }
-    });
+fn note(list: &mut Vec<String>, object: Option<impl kube::Resource>) {
+    let Some(object) = object else { return };
+    let uid = object.meta().uid.clone().expect("a uid");
+    if !list.contains(&uid) {
+        list.push(uid);
+    }
 }
 
 struct Case {
@@ -133,7 +123,7 @@ async fn play(client: &Client, case: &Case) -> Result<Vec<String>, String> {
     let dir = tempfile::tempdir().expect("a directory");
     let proxy = Proxy::start(client.clone()).await;
     let kubeconfig = kubeconfig_for(proxy.address, dir.path());
-    let seen = observe(client, &namespace.name);
+    let seen = observe(client, &namespace.name).await;
     backlog(client, &namespace.name).await;
     let start = || Operator::start(&options(&kubeconfig, &namespace.name, dir.path()));
     let mut operator = start();

@@ -5,6 +5,9 @@
 //! that does not exist, the count of attempts by a title's prefix) are left out of the files.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+#[path = "support/vectors.rs"]
+mod vectors;
+
 use opentiger::crd::judge::{JudgeSettings, JudgeStage, JudgeStatus, ReviewRules};
 use opentiger::crd::pool::Role;
 use opentiger::crd::run::{ReviewResult, ReviewTarget, ReviewVerdict};
@@ -20,37 +23,7 @@ use opentiger::plan::judge::{is_conflict_reason, key};
 use opentiger::plan::task::{Observed, TaskPlan, plan_task};
 use opentiger::plan::{area, lanes};
 use serde_json::{Value, json};
-
-/// Runs every row of `tests/vectors/<name>.json`, compared by `part` of its output.
-fn check(name: &str, part: impl Fn(&Value) -> Value, answer: impl Fn(&Value) -> Value) {
-    let path = format!("{}/tests/vectors/{name}.json", env!("CARGO_MANIFEST_DIR"));
-    let text = std::fs::read_to_string(&path).expect("the vectors are there");
-    let rows: Vec<Value> = serde_json::from_str(&text).expect("the vectors are JSON");
-    assert!(!rows.is_empty(), "{name} has no rows");
-    for row in &rows {
-        let expected = match row.get("ours") {
-            Some(ours) => {
-                assert!(row["why"].as_str().is_some_and(|why| !why.is_empty()), "no reason: {row}");
-                assert_ne!(ours, &row["output"], "nothing differs: {row}");
-                ours.clone()
-            }
-            None => part(&row["output"]),
-        };
-        assert_eq!(answer(&row["input"]), expected, "{row}");
-    }
-}
-
-fn whole(output: &Value) -> Value {
-    output.clone()
-}
-
-fn text(value: &Value) -> String {
-    value.as_str().unwrap_or_default().to_owned()
-}
-
-fn strings(value: &Value) -> Vec<String> {
-    value.as_array().into_iter().flatten().map(text).collect()
-}
+use vectors::{check_mapped, strings, text, whole};
 
 fn risk_of(word: &Value) -> RiskLevel {
     match word.as_str() {
@@ -74,7 +47,7 @@ fn verdicts(name: &str) {
         let percent = keys[3].as_f64().unwrap() * 100.0;
         json!([keys[0], keys[1], keys[2], percent.round()])
     };
-    check(name, part, |input| {
+    check_mapped(name, part, |input| {
         let yes = |key: &str| input[key].as_bool().expect("a flag");
         let settings = JudgeSettings {
             auto_merge: yes("autoMergeEnabled"),
@@ -114,18 +87,18 @@ fn judge_verdict_llm_bypass_on() {
 
 #[test]
 fn judge_ci_mapping() {
-    check("judge_ci_mapping", whole, |input| {
+    check_mapped("judge_ci_mapping", whole, |input| {
         json!(if input["kind"] == "status" {
-            commit_status(&text(&input["state"])).word()
+            commit_status(text(&input["state"])).word()
         } else {
-            check_run(&text(&input["status"]), input["conclusion"].as_str()).word()
+            check_run(text(&input["status"]), input["conclusion"].as_str()).word()
         })
     });
 }
 
 #[test]
 fn judge_risk() {
-    check("judge_risk", whole, |input| {
+    check_mapped("judge_risk", whole, |input| {
         let number = |key: &str| input[key].as_i64().expect("a number");
         let rules = ReviewRules {
             max_lines: number("maxLinesChanged"),
@@ -139,7 +112,7 @@ fn judge_risk() {
 
 #[test]
 fn merge_conflict_reason() {
-    check("merge_conflict_reason", whole, |input| json!(is_conflict_reason(&text(input))));
+    check_mapped("merge_conflict_reason", whole, |input| json!(is_conflict_reason(text(input))));
 }
 
 fn system() -> SystemSpec {
@@ -217,7 +190,7 @@ fn docser_followup() {
             None => Value::Null,
         }
     };
-    check("docser_followup", part, |input| {
+    check_mapped("docser_followup", part, |input| {
         let files: Vec<ChangedFile> = strings(&input["diffFiles"])
             .into_iter()
             .map(|path| ChangedFile { path, added: 1, deleted: 0 })
@@ -274,7 +247,7 @@ fn judge_autofix_creation() {
             .map(|area| if area.starts_with("conflict:") { "conflict" } else { area });
         json!([keys.map(|key| task[key].clone()), area])
     };
-    check("judge_autofix_creation", part, |input| {
+    check_mapped("judge_autofix_creation", part, |input| {
         let source = &input["sourceTask"];
         let findings = strings(&input["issueFiles"])
             .into_iter()

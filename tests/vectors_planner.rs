@@ -4,6 +4,9 @@
 //! `why`, as in `vectors_plan.rs`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+#[path = "support/vectors.rs"]
+mod vectors;
+
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -16,42 +19,7 @@ use opentiger::plan::planner::{
 };
 use opentiger::plan::replan::{Counts, Gate, GateFacts, replan_gate};
 use serde_json::{Map, Value, json};
-
-/// Runs every row of `tests/vectors/<name>.json` and reports all that differ.
-fn check(name: &str, part: impl Fn(&Value) -> Value, answer: impl Fn(&Value) -> Value) {
-    let path = format!("{}/tests/vectors/{name}.json", env!("CARGO_MANIFEST_DIR"));
-    let text = std::fs::read_to_string(&path).expect("the vectors are there");
-    let rows: Vec<Value> = serde_json::from_str(&text).expect("the vectors are JSON");
-    assert!(!rows.is_empty(), "{name} has no rows");
-    let mut wrong = Vec::new();
-    for (number, row) in rows.iter().enumerate() {
-        let expected = match row.get("ours") {
-            Some(ours) => {
-                assert!(row["why"].as_str().is_some_and(|w| !w.is_empty()), "{name} {number}: no reason");
-                assert_ne!(ours, &part(&row["output"]), "{name} {number}: nothing differs");
-                ours.clone()
-            }
-            None => part(&row["output"]),
-        };
-        let got = answer(&row["input"]);
-        if got != expected {
-            wrong.push(format!("row {number} {}\n  expected {expected}\n  got      {got}", row["input"]));
-        }
-    }
-    assert!(wrong.is_empty(), "{name}: {} of {} rows differ\n{}", wrong.len(), rows.len(), wrong.join("\n"));
-}
-
-fn whole(output: &Value) -> Value {
-    output.clone()
-}
-
-fn text(value: &Value) -> String {
-    value.as_str().unwrap_or_default().to_owned()
-}
-
-fn strings(value: &Value) -> Vec<String> {
-    value.as_array().into_iter().flatten().map(text).collect()
-}
+use vectors::{check_mapped, strings, text, whole};
 
 fn role_of(value: &Value) -> Option<Role> {
     match value.as_str() {
@@ -70,8 +38,8 @@ fn word(role: Role) -> String {
 fn planned(value: &Value) -> PlannedTask {
     let indexes = value["dependsOnIndexes"].as_array().into_iter().flatten();
     PlannedTask {
-        title: text(&value["title"]),
-        goal: text(&value["goal"]),
+        title: text(&value["title"]).to_owned(),
+        goal: text(&value["goal"]).to_owned(),
         role: role_of(&value["role"]),
         allowed_paths: strings(&value["allowedPaths"]),
         commands: strings(&value["commands"]),
@@ -86,8 +54,8 @@ fn planned(value: &Value) -> PlannedTask {
         target_area: value["targetArea"].as_str().map(str::to_owned),
         context: TaskContext {
             files: strings(&value["context"]["files"]),
-            specs: text(&value["context"]["specs"]),
-            notes: text(&value["context"]["notes"]),
+            specs: text(&value["context"]["specs"]).to_owned(),
+            notes: text(&value["context"]["notes"]).to_owned(),
         },
     }
 }
@@ -105,7 +73,7 @@ fn counted(warnings: &Value, start: &str) -> usize {
 
 #[test]
 fn planner_json_extraction() {
-    check("planner_json_extraction", whole, |input| match output::extract(&text(input)) {
+    check_mapped("planner_json_extraction", whole, |input| match output::extract(text(input)) {
         Some(value) => json!({ "value": value }),
         None => json!({ "error": true }),
     });
@@ -113,7 +81,7 @@ fn planner_json_extraction() {
 
 #[test]
 fn planner_llm_task_defaults() {
-    check("planner_llm_task_defaults", whole, |input| {
+    check_mapped("planner_llm_task_defaults", whole, |input| {
         let object = Map::from_iter([("tasks".to_owned(), input.clone())]);
         let read = output::read(&object);
         let tasks = read.tasks.iter().zip(&read.depends_on).zip(input.as_array().expect("a list"));
@@ -147,7 +115,7 @@ fn planner_llm_task_defaults() {
 
 #[test]
 fn planner_dependency_sanitise() {
-    check(
+    check_mapped(
         "planner_dependency_sanitise",
         |output| {
             let corrected = counted(&output["warnings"], "Corrected ");
@@ -162,7 +130,7 @@ fn planner_dependency_sanitise() {
 
 #[test]
 fn planner_dependency_reduce() {
-    check(
+    check_mapped(
         "planner_dependency_reduce",
         |output| {
             let removed = counted(&json!([output["removedWarning"]]), "Removed ");
@@ -177,7 +145,7 @@ fn planner_dependency_reduce() {
 
 #[test]
 fn planner_normalise_tasks() {
-    check("planner_normalise_tasks", whole, |input| {
+    check_mapped("planner_normalise_tasks", whole, |input| {
         let complete = |mut task: PlannedTask| {
             paths::complete(&mut task);
             json!({ "allowedPaths": task.allowed_paths, "commands": task.commands })
@@ -188,14 +156,14 @@ fn planner_normalise_tasks() {
 
 #[test]
 fn planner_role_policy() {
-    check("planner_role_policy", whole, |input| {
+    check_mapped("planner_role_policy", whole, |input| {
         tasks(input).iter().map(|task| word(role::resolve(task))).collect()
     });
 }
 
 #[test]
 fn planner_initialisation_task() {
-    check(
+    check_mapped(
         "planner_initialisation_task",
         |output| {
             let added = strings(&output["warnings"]).iter().any(|line| line.starts_with("Injected"));
@@ -224,7 +192,7 @@ fn planner_initialisation_task() {
 
 #[test]
 fn planner_repo_state() {
-    check(
+    check_mapped(
         "planner_repo_state",
         |output| output["uninitialized"].clone(),
         |input| json!(is_untouched(strings(input).iter().map(String::as_str))),
@@ -233,16 +201,16 @@ fn planner_repo_state() {
 
 #[test]
 fn planner_hot_file() {
-    check("planner_hot_file", whole, |input| {
+    check_mapped("planner_hot_file", whole, |input| {
         let active: Vec<Active> = input["activeBacklog"]
             .as_array()
             .into_iter()
             .flatten()
-            .filter(|task| ["queued", "running", "blocked"].contains(&text(&task["status"]).as_str()))
+            .filter(|task| ["queued", "running", "blocked"].contains(&text(&task["status"])))
             .map(|task| {
                 let (touches, allowed) = (strings(&task["touches"]), strings(&task["allowedPaths"]));
                 Active {
-                    name: text(&task["id"]),
+                    name: text(&task["id"]).to_owned(),
                     area: area::resolve(task["targetArea"].as_str(), &touches, &allowed),
                     paths: dependencies::hot_paths(&touches, &allowed, &strings(&task["context"]["files"])),
                 }
@@ -268,11 +236,11 @@ fn planner_hot_file() {
 
 #[test]
 fn planner_signature() {
-    check("planner_signature", whole, |input| {
-        let hash = requirement::hash(&text(&input["requirement"]));
+    check_mapped("planner_signature", whole, |input| {
+        let hash = requirement::hash(text(&input["requirement"]));
         let head = text(&input["headSha"]);
         json!({
-            "signature": requirement::signature(&hash, &head, &text(&input["repoUrl"]), &text(&input["baseBranch"])),
+            "signature": requirement::signature(&hash, &head, text(&input["repoUrl"]), text(&input["baseBranch"])),
             "requirementHash": hash,
             "repoHeadSha": head,
         })
@@ -281,11 +249,11 @@ fn planner_signature() {
 
 #[test]
 fn requirement_parsing() {
-    check(
+    check_mapped(
         "requirement_parsing",
         |output| json!([output["requirement"], output["missing"], output["errors"] == json!([])]),
         |input| {
-            let read = Requirement::parse(&text(input));
+            let read = Requirement::parse(text(input));
             let impact = |impact| match impact {
                 Impact::High => "high",
                 Impact::Medium => "medium",
@@ -321,7 +289,7 @@ fn ago(value: &Value) -> Option<Timestamp> {
 
 #[test]
 fn replan_gate_reasons() {
-    check(
+    check_mapped(
         "replan_gate",
         |output| output["reason"].clone(),
         |input| {

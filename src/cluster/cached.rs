@@ -1,33 +1,29 @@
 //! How our kinds and Pods are kept in a store.
 
-use kube::{Resource, ResourceExt};
+use kube::ResourceExt;
 
 use super::store::{Cached, Key};
 use crate::crd::run::RunTemplate;
 use crate::crd::{AgentPool, Operation, PodFacts, Run, System, Task, labels};
 
-fn key<K: Resource<DynamicType = ()>>(object: &K) -> Key {
-    Key::new(object.namespace().unwrap_or_default(), object.name_any())
-}
-
-fn uid<K: Resource>(object: &K) -> &str {
-    object.meta().uid.as_deref().unwrap_or_default()
-}
-
-fn version<K: Resource>(object: &K) -> u64 {
-    object.meta().resource_version.as_deref().and_then(|v| v.parse().ok()).unwrap_or(0)
+/// What is the same of every kind: where its identity stands.
+macro_rules! by_metadata {
+    () => {
+        fn key(&self) -> Key {
+            Key::new(self.namespace().unwrap_or_default(), self.name_any())
+        }
+        fn uid(&self) -> &str {
+            self.metadata.uid.as_deref().unwrap_or_default()
+        }
+        fn version(&self) -> u64 {
+            self.metadata.resource_version.as_deref().and_then(|v| v.parse().ok()).unwrap_or(0)
+        }
+    };
 }
 
 impl Cached for Task {
-    fn key(&self) -> Key {
-        key(self)
-    }
-    fn uid(&self) -> &str {
-        uid(self)
-    }
-    fn version(&self) -> u64 {
-        version(self)
-    }
+    by_metadata!();
+
     /// By the uid of the Task that it carries on or follows up.
     fn index(&self) -> Option<&str> {
         self.metadata.labels.as_ref()?.get(labels::PARENT_UID).map(String::as_str)
@@ -53,15 +49,8 @@ impl Cached for Task {
 }
 
 impl Cached for Run {
-    fn key(&self) -> Key {
-        key(self)
-    }
-    fn uid(&self) -> &str {
-        uid(self)
-    }
-    fn version(&self) -> u64 {
-        version(self)
-    }
+    by_metadata!();
+
     /// By the uid of the Task.
     fn index(&self) -> Option<&str> {
         Some(&self.spec.task_ref.uid)
@@ -80,15 +69,8 @@ impl Cached for Run {
 }
 
 impl Cached for AgentPool {
-    fn key(&self) -> Key {
-        key(self)
-    }
-    fn uid(&self) -> &str {
-        uid(self)
-    }
-    fn version(&self) -> u64 {
-        version(self)
-    }
+    by_metadata!();
+
     /// By namespace: there are few.
     fn index(&self) -> Option<&str> {
         self.metadata.namespace.as_deref()
@@ -99,15 +81,8 @@ impl Cached for AgentPool {
 }
 
 impl Cached for System {
-    fn key(&self) -> Key {
-        key(self)
-    }
-    fn uid(&self) -> &str {
-        uid(self)
-    }
-    fn version(&self) -> u64 {
-        version(self)
-    }
+    by_metadata!();
+
     fn index(&self) -> Option<&str> {
         None
     }
@@ -117,15 +92,8 @@ impl Cached for System {
 }
 
 impl Cached for Operation {
-    fn key(&self) -> Key {
-        key(self)
-    }
-    fn uid(&self) -> &str {
-        uid(self)
-    }
-    fn version(&self) -> u64 {
-        version(self)
-    }
+    by_metadata!();
+
     /// By namespace while it is not over: these are few, however many are kept.
     fn index(&self) -> Option<&str> {
         self.metadata.namespace.as_deref().filter(|_| !self.phase().is_terminal())

@@ -16,8 +16,9 @@ use prometheus_client::registry::Registry;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-pub use super::mirror_intake::{Bounds, Mirrored};
+pub use super::mirror_intake::Bounds;
 use super::mirror_intake::{Intake, Pending, Work};
+pub use super::mirrored::Mirrored;
 pub use crate::postgres::Kind;
 use crate::postgres::write::{self, StateChange};
 use crate::postgres::{Error, Pool, migrate};

@@ -9,6 +9,7 @@ pub mod facts;
 pub mod logs;
 pub mod mirror;
 pub mod mirror_intake;
+pub mod mirrored;
 pub mod operation;
 pub mod operator;
 pub mod planner;

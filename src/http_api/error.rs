@@ -100,6 +100,13 @@ impl ApiError {
     }
 }
 
+impl ApiError {
+    /// 503: there is no Kubernetes behind this API.
+    pub fn reads_only() -> Self {
+        Self::unavailable("kubernetes_unavailable", "this API was started without Kubernetes and only reads")
+    }
+}
+
 impl From<postgres::Error> for ApiError {
     fn from(error: postgres::Error) -> Self {
         tracing::warn!(error = &error as &dyn std::error::Error, "database cannot be read");

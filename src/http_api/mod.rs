@@ -7,6 +7,7 @@ pub mod auth;
 pub mod auth_kubernetes;
 pub mod error;
 pub mod health;
+pub mod kubernetes;
 pub mod observe;
 pub mod plan_store;
 pub mod plans;
@@ -42,6 +43,7 @@ use utoipa_axum::routes;
 use self::auth::{ApiKeys, Auth};
 use self::auth_kubernetes::KubernetesAuth;
 use self::error::ApiError;
+use self::kubernetes::Kubernetes;
 use self::plan_store::{KubernetesPlans, PlanStore};
 use self::state::ApiState;
 use self::task_writer::{KubernetesTasks, TaskWriter};
@@ -133,6 +135,7 @@ pub fn state(config: &ApiConfig) -> Result<ApiState, Error> {
         pool: postgres::connect(&config.database).map_err(Error::Database)?,
         namespace: config.namespace.as_str().into(),
         auth: Arc::new(Auth { keys, kubernetes, insecure: open && config.insecure_no_auth }),
+        kubernetes: config.client.clone().map(|client| Kubernetes::new(client, &config.namespace)),
         writer,
         plans,
         now: config.now,

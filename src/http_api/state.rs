@@ -5,6 +5,8 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::auth::Auth;
+use super::error::ApiError;
+use super::kubernetes::Kubernetes;
 use super::plan_store::PlanStore;
 use super::task_writer::TaskWriter;
 use crate::postgres::Pool;
@@ -16,10 +18,22 @@ pub struct ApiState {
     /// The namespace this API serves.
     pub namespace: Arc<str>,
     pub auth: Arc<Auth>,
+    /// The objects of the namespace; without it the API only reads.
+    pub kubernetes: Option<Kubernetes>,
     /// Creates Tasks; without it `POST /tasks` answers 503.
     pub writer: Option<Arc<dyn TaskWriter>>,
     /// Takes plans; without it `POST /runs/{id}/tasks` answers 503.
     pub plans: Option<Arc<dyn PlanStore>>,
     /// The clock.
     pub now: fn() -> Timestamp,
+}
+
+impl ApiState {
+    /// Kubernetes.
+    ///
+    /// # Errors
+    /// 503 when this API was started without it.
+    pub fn kubernetes(&self) -> Result<&Kubernetes, ApiError> {
+        self.kubernetes.as_ref().ok_or_else(ApiError::reads_only)
+    }
 }

@@ -48,12 +48,7 @@ pub async fn create(
     let new = NewTask::parse(&body?)?;
     let request =
         idempotency_key(&headers)?.map(|key| Request { key: hash(key), body: hash(&new.canonical) });
-    let writer = state.writer.as_deref().ok_or_else(|| {
-        ApiError::unavailable(
-            "kubernetes_unavailable",
-            "this API was started without Kubernetes and only reads",
-        )
-    })?;
+    let writer = state.writer.as_deref().ok_or_else(ApiError::reads_only)?;
     if let Some(request) = &request {
         refuse_deleted(&state, request).await?;
     }

@@ -5,13 +5,12 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use futures::StreamExt;
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::Api;
-use kube::runtime::WatchStreamExt;
-use kube::runtime::watcher::{self, Event};
+use kube::runtime::watcher::Event;
 use kube::{Client, ResourceExt};
 use opentiger::crd::{AgentPool, Run, System, Task, TaskPhase, TaskStatus};
+
+use super::support::follow::follow;
 
 /// An object as it was at one moment.
 #[derive(Clone)]
@@ -38,7 +37,6 @@ pub struct Entry {
 pub struct Record {
     entries: Arc<Mutex<Vec<Entry>>>,
     present: Arc<Mutex<Present>>,
-    listed: Arc<Mutex<usize>>,
 }
 
 type Named<K> = HashMap<String, Arc<K>>;
@@ -74,18 +72,15 @@ impl Record {
     /// Follows a namespace; returns once every kind has been listed, so that nothing after is missed.
     pub async fn follow(client: &Client, namespace: &str) -> Self {
         let record = Self::default();
-        record.watch::<Task>(client, namespace, Seen::Task);
-        record.watch::<Run>(client, namespace, Seen::Run);
-        record.watch::<Pod>(client, namespace, Seen::Pod);
-        record.watch::<AgentPool>(client, namespace, Seen::Pool);
-        record.watch::<System>(client, namespace, Seen::System);
-        while *record.listed.lock().unwrap() < 5 {
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-        }
+        record.watch::<Task>(client, namespace, Seen::Task).await;
+        record.watch::<Run>(client, namespace, Seen::Run).await;
+        record.watch::<Pod>(client, namespace, Seen::Pod).await;
+        record.watch::<AgentPool>(client, namespace, Seen::Pool).await;
+        record.watch::<System>(client, namespace, Seen::System).await;
         record
     }
 
-    fn watch<K>(&self, client: &Client, namespace: &str, wrap: fn(Arc<K>) -> Seen)
+    async fn watch<K>(&self, client: &Client, namespace: &str, wrap: fn(Arc<K>) -> Seen)
     where
         K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>
             + Clone
@@ -95,26 +90,19 @@ impl Record {
             + Sync
             + 'static,
     {
-        let api: Api<K> = Api::namespaced(client.clone(), namespace);
         let record = self.clone();
-        tokio::spawn(async move {
-            let mut stream = Box::pin(watcher::watcher(api, watcher::Config::default()).default_backoff());
-            while let Some(event) = stream.next().await {
-                let (object, deleted) = match event {
-                    Ok(Event::Apply(object) | Event::InitApply(object)) => (object, false),
-                    Ok(Event::Delete(object)) => (object, true),
-                    Ok(Event::InitDone) => {
-                        *record.listed.lock().unwrap() += 1;
-                        continue;
-                    }
-                    Ok(Event::Init) | Err(_) => continue,
-                };
-                let version = object.resource_version().and_then(|v| v.parse().ok()).expect("a number");
-                let entry = Entry { version, at: Instant::now(), deleted, seen: wrap(Arc::new(object)) };
-                record.present.lock().unwrap().apply(&entry);
-                record.entries.lock().unwrap().push(entry);
-            }
-        });
+        let see = move |event: Event<K>| {
+            let (object, deleted) = match event {
+                Event::Apply(object) | Event::InitApply(object) => (object, false),
+                Event::Delete(object) => (object, true),
+                Event::Init | Event::InitDone => return,
+            };
+            let version = object.resource_version().and_then(|v| v.parse().ok()).expect("a number");
+            let entry = Entry { version, at: Instant::now(), deleted, seen: wrap(Arc::new(object)) };
+            record.present.lock().unwrap().apply(&entry);
+            record.entries.lock().unwrap().push(entry);
+        };
+        follow(client, namespace, see).await;
     }
 
     /// All changes so far, in the order in which they happened.

@@ -67,17 +67,10 @@ pub(super) fn infra(
 ) -> TaskStatus {
     let backoff = infra_backoff(status.retries.infra);
     status.retries.infra = status.retries.infra.saturating_add(1);
-    status.last_failure = Some(LastFailure {
-        class: FailureClass::Infra.word().into(),
-        code: code.into(),
-        summary: first_line(summary, 2000),
-        remedy: "infra".into(),
-    });
+    status.last_failure = Some(cluster_fault(code, summary));
     let detail = format!("a fault of the cluster: {}", first_line(summary, 400));
     let mut status = again(o, status, run, "infra", &detail, Some(add(o.now, backoff)));
-    if status.retries.infra >= INFRA_CAP {
-        mark(&mut status, condition::STALLED, true, "InfrastructureFault", &detail, o.task, o.now);
-    }
+    mark_faulty(o, &mut status, &detail);
     status
 }
 

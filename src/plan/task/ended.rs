@@ -132,6 +132,23 @@ pub(in crate::plan) fn infra_backoff(before: i32) -> Duration {
     INFRA_BACKOFF_BASE.saturating_mul(2u32.saturating_pow(exponent)).min(INFRA_BACKOFF_MAX)
 }
 
+/// A fault of the cluster as the last failure.
+pub(in crate::plan) fn cluster_fault(code: &str, summary: &str) -> LastFailure {
+    LastFailure {
+        class: FailureClass::Infra.word().into(),
+        code: code.into(),
+        summary: first_line(summary, MAX_SUMMARY),
+        remedy: "infra".into(),
+    }
+}
+
+/// Once there were too many faults of the cluster in a row, a person should look; the Task goes on.
+pub(in crate::plan) fn mark_faulty(o: &Observed, status: &mut TaskStatus, detail: &str) {
+    if status.retries.infra >= INFRA_CAP {
+        mark(status, condition::STALLED, true, "InfrastructureFault", detail, o.task, o.now);
+    }
+}
+
 /// A fault of the cluster: Queued again after a backoff, at no cost.
 pub(in crate::plan) fn infra(
     o: &Observed,
@@ -141,20 +158,13 @@ pub(in crate::plan) fn infra(
     summary: &str,
 ) -> TaskStatus {
     let backoff = infra_backoff(status.retries.infra);
-    status.last_failure = Some(LastFailure {
-        class: FailureClass::Infra.word().into(),
-        code: code.into(),
-        summary: first_line(summary, MAX_SUMMARY),
-        remedy: "infra".into(),
-    });
+    status.last_failure = Some(cluster_fault(code, summary));
     let detail = format!("tried again at no cost after a fault of the cluster: {}", first_line(summary, 400));
     wait_until(&mut status, add(o.now, backoff), &detail);
     let next = status.next.clone();
     follow(&mut status, Trigger::InfraFault, "infra", next, run, o.now);
     mark(&mut status, condition::PROGRESSING, false, "InfrastructureFault", &detail, o.task, o.now);
-    if status.retries.infra >= INFRA_CAP {
-        mark(&mut status, condition::STALLED, true, "InfrastructureFault", &detail, o.task, o.now);
-    }
+    mark_faulty(o, &mut status, &detail);
     status
 }
 

@@ -19,7 +19,7 @@ use crate::runner::publish::{cancelled, count_files};
 
 /// Trailer of our merge commits: uid of the Execute Run whose result is merged.
 pub const MERGE_TRAILER: &str = "OpenTiger-Merge";
-/// Merges that are made before a base that keeps moving is left alone for now.
+/// Merges that are made in one Run; a base that has moved each time is `merge_base_moved`.
 const TRIES: usize = 3;
 /// Conflicting files that a summary names.
 const MAX_NAMES: usize = 10;
