@@ -145,6 +145,9 @@ pub fn access(method: &Method, route: &str) -> Option<Access> {
         (true, "/agents") => on("list", "agentpools"),
         (true, "/agents/{id}") => on("get", "agentpools"),
         (false, "/tasks") if method == Method::POST => on("create", "tasks"),
+        (false, "/tasks/{id}") if method == Method::PATCH => on("patch", "tasks"),
+        (false, "/tasks/{id}") if method == Method::DELETE => on("delete", "tasks"),
+        (false, "/tasks/{id}/retry") if method == Method::POST => on("create", "operations"),
         (false, "/runs/{id}/tasks") if method == Method::POST => Some(Access::Run),
         _ => None,
     }

@@ -80,6 +80,11 @@ impl ApiError {
         Self::new(StatusCode::CONFLICT, code, problem)
     }
 
+    /// Whether this is a 409.
+    pub fn is_conflict(&self) -> bool {
+        self.status == StatusCode::CONFLICT
+    }
+
     /// 422.
     pub fn unprocessable(code: &'static str, problem: impl Into<String>) -> Self {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, code, problem)

@@ -6,7 +6,9 @@ pub mod agents;
 pub mod auth;
 pub mod auth_kubernetes;
 pub mod error;
+pub mod fields;
 pub mod health;
+pub mod idempotency;
 pub mod kubernetes;
 pub mod observe;
 pub mod plan_store;
@@ -15,10 +17,13 @@ pub mod query;
 pub mod retry;
 pub mod runs;
 pub mod state;
+pub mod task_act;
+pub mod task_change;
 pub mod task_create;
 pub mod task_request;
 pub mod task_writer;
 pub mod tasks;
+pub mod written;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -154,7 +159,8 @@ fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(health::health))
         .routes(routes!(health::ready))
         .routes(routes!(tasks::list, task_create::create))
-        .routes(routes!(tasks::get))
+        .routes(routes!(tasks::get, task_change::change, task_act::delete))
+        .routes(routes!(task_act::retry))
         .routes(routes!(runs::list))
         .routes(routes!(runs::get))
         .routes(routes!(runs::logs))

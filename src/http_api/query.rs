@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::error::ApiError;
+use crate::crd::labels::is_label_value;
 use crate::postgres::queries::After;
 
 /// Most rows in one answer, with or without `limit`.
@@ -44,6 +45,20 @@ impl Params {
             None => Ok(None),
             Some(word) if words.contains(&word) => Ok(Some(word.to_owned())),
             Some(_) => Err(ApiError::invalid(name, format!("must be one of {}", words.join(", ")))),
+        }
+    }
+
+    /// A word such as a lane's name.
+    ///
+    /// # Errors
+    /// 400 that names the parameter.
+    pub fn label(&self, name: &str) -> Result<Option<String>, ApiError> {
+        match self.text(name) {
+            Some(text) if !is_label_value(text) => Err(ApiError::invalid(
+                name,
+                "must be at most 63 letters, digits, '-', '_' and '.', with a letter or digit at both ends",
+            )),
+            text => Ok(text.map(ToOwned::to_owned)),
         }
     }
 

@@ -184,6 +184,7 @@ pub struct RunLogs {
     params(
         ("taskId" = Option<String>, Query, description = "Runs of this Task"),
         ("status" = Option<String>, Query, description = "running, success, failed or cancelled"),
+        ("agentId" = Option<String>, Query, description = "Runs in this slot, e.g. worker-3"),
         ("includeDeleted" = Option<bool>, Query, description = "also Runs that were deleted, with deletedAt"),
         ("limit" = Option<i64>, Query, description = "rows at most, 1 to 1000 (default 1000)"),
         ("cursor" = Option<String>, Query, description = "nextCursor of the page before")),
@@ -193,6 +194,7 @@ pub async fn list(State(state): State<ApiState>, params: Params) -> Result<Json<
     let filter = RunFilter {
         task: params.uuid("taskId")?,
         status: params.word("status", &["running", "success", "failed", "cancelled"])?,
+        agent: params.label("agentId")?,
         include_deleted: params.flag("includeDeleted")?,
     };
     let (limit, after) = (params.limit()?, params.after()?);

@@ -15,7 +15,7 @@ use super::state::ApiState;
 use crate::postgres::queries::{self, RecoverySettings, TaskFilter, TaskRecord};
 
 /// Words of `status`.
-const STATUSES: [&str; 6] = ["queued", "running", "blocked", "failed", "done", "cancelled"];
+pub const STATUSES: [&str; 6] = ["queued", "running", "blocked", "failed", "done", "cancelled"];
 
 /// A Task.
 #[derive(Debug, Serialize, ToSchema)]
@@ -35,7 +35,7 @@ pub struct Task {
     priority: i32,
     /// `low`, `medium` or `high`.
     risk_level: String,
-    /// `worker`, `tester` or `docser`.
+    /// `worker`, `tester`, `docser` or `planner`.
     role: String,
     lane: String,
     kind: String,
@@ -149,6 +149,9 @@ pub struct OneTask {
 #[utoipa::path(get, path = "/tasks", tag = "tasks",
     params(
         ("status" = Option<String>, Query, description = "queued, running, blocked, failed, done or cancelled"),
+        ("role" = Option<String>, Query, description = "worker, tester, docser or planner"),
+        ("lane" = Option<String>, Query, description = "e.g. feature"),
+        ("kind" = Option<String>, Query, description = "e.g. code"),
         ("includeDeleted" = Option<bool>, Query, description = "also Tasks that were deleted, with deletedAt"),
         ("limit" = Option<i64>, Query, description = "rows at most, 1 to 1000 (default 1000)"),
         ("cursor" = Option<String>, Query, description = "nextCursor of the page before")),
@@ -157,6 +160,9 @@ pub struct OneTask {
 pub async fn list(State(state): State<ApiState>, params: Params) -> Result<Json<Tasks>, ApiError> {
     let filter = TaskFilter {
         status: params.word("status", &STATUSES)?,
+        role: params.word("role", &["worker", "tester", "docser", "planner"])?,
+        lane: params.label("lane")?,
+        kind: params.label("kind")?,
         include_deleted: params.flag("includeDeleted")?,
     };
     let (limit, after) = (params.limit()?, params.after()?);

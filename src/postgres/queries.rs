@@ -4,6 +4,7 @@ use deadpool_postgres::{Object, Pool};
 use jiff::Timestamp;
 use serde_json::Value;
 use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use super::Error;
@@ -143,7 +144,62 @@ async fn connection(pool: &Pool) -> Result<Object, Error> {
 pub struct TaskFilter {
     /// lower_snake phase.
     pub status: Option<String>,
+    pub role: Option<String>,
+    pub lane: Option<String>,
+    pub kind: Option<String>,
     pub include_deleted: bool,
+}
+
+/// The condition of a page: namespace $1 and the row $2, $3 after which it begins, then each filter that
+/// is given. Only those stand in the statement, so that the planner can use the index of each.
+pub(super) struct Page<'a> {
+    sql: String,
+    values: Vec<&'a (dyn ToSql + Sync)>,
+}
+
+impl<'a> Page<'a> {
+    /// `alias` is that of the table.
+    pub(super) fn new(alias: &str, namespace: &'a &str, after: &'a After) -> Self {
+        Self {
+            sql: format!(
+                "WHERE {alias}.namespace = $1 AND ({alias}.created_at, {alias}.uid) < ($2, $3)"
+            ),
+            values: vec![namespace, &after.created_at, &after.uid],
+        }
+    }
+
+    /// `column` equals `value`, if there is one.
+    pub(super) fn equal<T: ToSql + Sync>(mut self, column: &str, value: Option<&'a T>) -> Self {
+        if let Some(value) = value {
+            self.values.push(value);
+            self.sql.push_str(&format!(" AND {column} = ${}", self.values.len()));
+        }
+        self
+    }
+
+    /// A condition without a value, if `wanted`.
+    pub(super) fn only(mut self, wanted: bool, condition: &str) -> Self {
+        if wanted {
+            self.sql.push_str(" AND ");
+            self.sql.push_str(condition);
+        }
+        self
+    }
+
+    /// Statement and values: `select` with the condition, newest first, at most `limit`.
+    pub(super) fn finish(
+        mut self,
+        select: &str,
+        alias: &str,
+        limit: &'a i64,
+    ) -> (String, Vec<&'a (dyn ToSql + Sync)>) {
+        self.values.push(limit);
+        let (condition, n) = (self.sql, self.values.len());
+        let sql = format!(
+            "{select} {condition} ORDER BY {alias}.created_at DESC, {alias}.uid DESC LIMIT ${n}"
+        );
+        (sql, self.values)
+    }
 }
 
 /// At most `limit` Tasks after `after`, newest first.
@@ -158,18 +214,15 @@ pub async fn list_tasks(
     limit: i64,
 ) -> Result<Vec<TaskRecord>, Error> {
     let client = connection(pool).await?;
-    let sql = format!(
-        "{TASK_SELECT} WHERE t.namespace = $1 AND (t.created_at, t.uid) < ($2, $3)
-            AND ($4::text IS NULL OR t.status = $4) AND ($5 OR t.deleted_at IS NULL)
-          ORDER BY t.created_at DESC, t.uid DESC LIMIT $6"
-    );
+    let (sql, values) = Page::new("t", &namespace, &after)
+        .equal("t.status", filter.status.as_ref())
+        .equal("t.role", filter.role.as_ref())
+        .equal("t.lane", filter.lane.as_ref())
+        .equal("t.kind", filter.kind.as_ref())
+        .only(!filter.include_deleted, "t.deleted_at IS NULL")
+        .finish(TASK_SELECT, "t", &limit);
     let statement = client.prepare_cached(&sql).await?;
-    let rows = client
-        .query(
-            &statement,
-            &[&namespace, &after.created_at, &after.uid, &filter.status, &filter.include_deleted, &limit],
-        )
-        .await?;
+    let rows = client.query(&statement, &values).await?;
     rows.iter().map(task_record).collect()
 }
 
@@ -240,6 +293,8 @@ pub struct RunFilter {
     pub task: Option<Uuid>,
     /// lower_snake phase.
     pub status: Option<String>,
+    /// Slot, e.g. `worker-3`.
+    pub agent: Option<String>,
     pub include_deleted: bool,
 }
 
@@ -255,27 +310,14 @@ pub async fn list_runs(
     limit: i64,
 ) -> Result<Vec<RunRecord>, Error> {
     let client = connection(pool).await?;
-    let sql = format!(
-        "{RUN_SELECT} WHERE r.namespace = $1 AND (r.created_at, r.uid) < ($2, $3)
-            AND ($4::uuid IS NULL OR r.task_uid = $4) AND ($5::text IS NULL OR r.status = $5)
-            AND ($6 OR r.deleted_at IS NULL)
-          ORDER BY r.created_at DESC, r.uid DESC LIMIT $7"
-    );
+    let (sql, values) = Page::new("r", &namespace, &after)
+        .equal("r.task_uid", filter.task.as_ref())
+        .equal("r.status", filter.status.as_ref())
+        .equal("r.agent", filter.agent.as_ref())
+        .only(!filter.include_deleted, "r.deleted_at IS NULL")
+        .finish(RUN_SELECT, "r", &limit);
     let statement = client.prepare_cached(&sql).await?;
-    let rows = client
-        .query(
-            &statement,
-            &[
-                &namespace,
-                &after.created_at,
-                &after.uid,
-                &filter.task,
-                &filter.status,
-                &filter.include_deleted,
-                &limit,
-            ],
-        )
-        .await?;
+    let rows = client.query(&statement, &values).await?;
     rows.iter().map(run_record).collect()
 }
 
