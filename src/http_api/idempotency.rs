@@ -61,10 +61,7 @@ impl Request {
 
     /// 422: the key was used for another request.
     pub fn reused() -> ApiError {
-        ApiError::unprocessable(
-            "idempotency_key_reused",
-            "this Idempotency-Key was used for another request",
-        )
+        ApiError::unprocessable("idempotency_key_reused", "this Idempotency-Key was used for another request")
     }
 }
 

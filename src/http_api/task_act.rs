@@ -175,7 +175,11 @@ pub async fn carry_out(
         OperationPhase::Pending | OperationPhase::Running => {
             return Err(ApiError::unavailable(
                 "not_yet_carried_out",
-                format!("Operation {} was accepted and is not over yet: {}", operation.name_any(), status.message),
+                format!(
+                    "Operation {} was accepted and is not over yet: {}",
+                    operation.name_any(),
+                    status.message
+                ),
             ));
         }
     }

@@ -151,9 +151,7 @@ fn transition(from: TaskPhase, to: TaskPhase) -> Option<Transition> {
     match (from, to) {
         (TaskPhase::Done | TaskPhase::Cancelled, _) => None,
         (_, TaskPhase::Cancelled) => Some(Transition::Cancel),
-        (TaskPhase::Failed | TaskPhase::Blocked, TaskPhase::Queued) => {
-            Some(Transition::Act(Act::Requeue))
-        }
+        (TaskPhase::Failed | TaskPhase::Blocked, TaskPhase::Queued) => Some(Transition::Act(Act::Requeue)),
         (TaskPhase::Queued | TaskPhase::Failed | TaskPhase::Blocked, TaskPhase::Done) => {
             Some(Transition::Act(Act::Complete))
         }
@@ -236,8 +234,7 @@ fn check(task: &Task, change: &Change) -> Result<Transition, ApiError> {
 /// A lane that no rule names has neither floor nor cap: most likely it is misspelt.
 async fn check_lane(kubernetes: &Kubernetes, lane: Option<&str>) -> Result<(), ApiError> {
     let Some(lane) = lane else { return Ok(()) };
-    let mut known =
-        [lanes::FEATURE, lanes::CONFLICT_RECOVERY, lanes::DOCSER].map(ToOwned::to_owned).to_vec();
+    let mut known = [lanes::FEATURE, lanes::CONFLICT_RECOVERY, lanes::DOCSER].map(ToOwned::to_owned).to_vec();
     if known.iter().any(|name| name == lane) {
         return Ok(());
     }

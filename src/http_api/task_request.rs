@@ -113,7 +113,9 @@ pub(super) fn role(fields: &Fields) -> Result<Option<Role>, ApiError> {
 /// (spec/api.md 1.2: "400 unsupported kind").
 pub(super) fn kind(fields: &Fields) -> Result<Option<String>, ApiError> {
     match fields.optional::<String>("kind")? {
-        Some(kind) if kind != KIND => Err(fields.invalid("kind", format!("is not supported, must be {KIND}"))),
+        Some(kind) if kind != KIND => {
+            Err(fields.invalid("kind", format!("is not supported, must be {KIND}")))
+        }
         kind => Ok(kind),
     }
 }

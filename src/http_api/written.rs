@@ -17,17 +17,23 @@ const ROW_DEADLINE: Duration = Duration::from_secs(1);
 /// Time between two looks for it.
 const ROW_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Looks until `seen` answers, for a second.
-async fn look<T>(mut seen: impl AsyncFnMut() -> Option<T>) -> Option<T> {
-    let deadline = Instant::now() + ROW_DEADLINE;
-    loop {
-        if let Some(answer) = seen().await {
-            return Some(answer);
-        }
-        if Instant::now() >= deadline {
-            return None;
+/// The time for looking.
+struct Looks {
+    deadline: Instant,
+}
+
+impl Looks {
+    fn new() -> Self {
+        Self { deadline: Instant::now() + ROW_DEADLINE }
+    }
+
+    /// Waits for the next look; false when the time is over.
+    async fn again(&self) -> bool {
+        if Instant::now() >= self.deadline {
+            return false;
         }
         tokio::time::sleep(ROW_INTERVAL).await;
+        true
     }
 }
 
@@ -57,13 +63,18 @@ pub async fn task_that(
     wanted: impl Fn(&TaskRecord) -> bool,
 ) -> Result<Task, ApiError> {
     let (uid, version) = version(accepted);
-    let mut last = None;
-    let row = look(async || {
-        last = queries::get_task(&state.pool, &state.namespace, uid, version, true).await.ok().flatten();
-        last.clone().filter(&wanted)
-    })
-    .await;
-    match row.or(last) {
+    let (looks, mut last) = (Looks::new(), None);
+    loop {
+        last = queries::get_task(&state.pool, &state.namespace, uid, version, true)
+            .await
+            .ok()
+            .flatten()
+            .or(last);
+        if last.as_ref().is_some_and(&wanted) || !looks.again().await {
+            break;
+        }
+    }
+    match last {
         Some(record) => load_view(state, record).await,
         None => Err(not_yet(&format!(
             "the Task was accepted (id {uid}) and is not readable yet, see /tasks/{uid}"
@@ -76,14 +87,15 @@ pub async fn task_that(
 /// # Errors
 /// 503 when it is not after a second.
 pub async fn task_gone(state: &ApiState, uid: Uuid) -> Result<(), ApiError> {
-    let gone = look(async || {
-        match queries::get_task(&state.pool, &state.namespace, uid, 0, false).await {
-            Ok(None) => Some(()),
-            Ok(Some(_)) | Err(_) => None,
+    let looks = Looks::new();
+    loop {
+        if let Ok(None) = queries::get_task(&state.pool, &state.namespace, uid, 0, false).await {
+            return Ok(());
         }
-    })
-    .await;
-    gone.ok_or_else(|| not_yet(&format!("the Task {uid} was deleted and its row does not show it yet")))
+        if !looks.again().await {
+            return Err(not_yet(&format!("the Task {uid} was deleted and its row does not show it yet")));
+        }
+    }
 }
 
 /// 503: accepted, and not there yet.

@@ -161,9 +161,7 @@ impl<'a> Page<'a> {
     /// `alias` is that of the table.
     pub(super) fn new(alias: &str, namespace: &'a &str, after: &'a After) -> Self {
         Self {
-            sql: format!(
-                "WHERE {alias}.namespace = $1 AND ({alias}.created_at, {alias}.uid) < ($2, $3)"
-            ),
+            sql: format!("WHERE {alias}.namespace = $1 AND ({alias}.created_at, {alias}.uid) < ($2, $3)"),
             values: vec![namespace, &after.created_at, &after.uid],
         }
     }
@@ -195,9 +193,8 @@ impl<'a> Page<'a> {
     ) -> (String, Vec<&'a (dyn ToSql + Sync)>) {
         self.values.push(limit);
         let (condition, n) = (self.sql, self.values.len());
-        let sql = format!(
-            "{select} {condition} ORDER BY {alias}.created_at DESC, {alias}.uid DESC LIMIT ${n}"
-        );
+        let sql =
+            format!("{select} {condition} ORDER BY {alias}.created_at DESC, {alias}.uid DESC LIMIT ${n}");
         (sql, self.values)
     }
 }
