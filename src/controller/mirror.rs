@@ -20,7 +20,7 @@ pub use super::mirror_intake::Bounds;
 use super::mirror_intake::{Intake, Pending, Work};
 pub use super::mirrored::Mirrored;
 pub use crate::postgres::Kind;
-use crate::postgres::write::{self, StateChange};
+use crate::postgres::write::{self, StateChange, Writer};
 use crate::postgres::{Error, Pool, migrate};
 
 /// First wait after a failed write; doubles up to `Bounds::max_backoff`.
@@ -116,10 +116,11 @@ impl Mirror {
     pub async fn run(self, shutdown: CancellationToken) {
         let mut backoff = MIN_BACKOFF;
         let mut ready = false;
+        let mut writer = Writer::default();
         while !shutdown.is_cancelled() {
             let step = tokio::select! {
                 () = shutdown.cancelled() => break,
-                step = self.step(&mut ready, false) => step,
+                step = self.step(&mut ready, &mut writer, false) => step,
             };
             match step {
                 Ok(()) => backoff = MIN_BACKOFF,
@@ -141,7 +142,7 @@ impl Mirror {
         }
         let flush = async {
             while !self.intake().is_idle() {
-                if self.step(&mut ready, true).await.is_err() {
+                if self.step(&mut ready, &mut writer, true).await.is_err() {
                     tokio::time::sleep(MIN_BACKOFF).await;
                 }
             }
@@ -155,7 +156,7 @@ impl Mirror {
     }
 
     /// Does one piece of work, or waits until there is some.
-    async fn step(&self, ready: &mut bool, flush: bool) -> Result<(), Error> {
+    async fn step(&self, ready: &mut bool, writer: &mut Writer, flush: bool) -> Result<(), Error> {
         if !*ready {
             migrate::check_version(&self.shared.pool).await?;
             *ready = true;
@@ -168,7 +169,7 @@ impl Mirror {
         // Dropped in the middle (shutdown), the work goes back.
         let mut guard = InFlight { mirror: self, work: Some(work) };
         let result = match &guard.work {
-            Some(work) => self.perform(work).await,
+            Some(work) => self.perform(work, writer).await,
             None => Ok(()),
         };
         if result.is_ok() {
@@ -189,12 +190,12 @@ impl Mirror {
         }
     }
 
-    async fn perform(&self, work: &Work) -> Result<(), Error> {
+    async fn perform(&self, work: &Work, writer: &mut Writer) -> Result<(), Error> {
         let pool = &self.shared.pool;
         match work {
-            Work::Batch(batch) => self.write_batch(batch).await,
+            Work::Batch(batch) => self.write_batch(batch, writer).await,
             Work::Tombstones { kind, namespace, uids, since: _ } => {
-                let lost = write::tombstone(pool, *kind, uids).await?;
+                let lost = write::tombstone(pool, *kind, uids, writer).await?;
                 if lost > 0 {
                     self.shared.lost.fetch_add(lost, Ordering::Relaxed);
                     write::add_state(pool, *kind, namespace, StateChange { lost, ..StateChange::default() })
@@ -217,14 +218,14 @@ impl Mirror {
         }
     }
 
-    async fn write_batch(&self, batch: &[Pending]) -> Result<(), Error> {
+    async fn write_batch(&self, batch: &[Pending], writer: &mut Writer) -> Result<(), Error> {
         let pool = &self.shared.pool;
         let mut rows = Vec::with_capacity(batch.len());
         for pending in batch {
             match pending.object.row() {
                 Ok(mut row) => {
                     row.deleted = pending.deleted;
-                    row.restored = pending.restored;
+                    row.replaces = pending.replaces;
                     rows.push(row);
                 }
                 Err(error) => {
@@ -245,7 +246,7 @@ impl Mirror {
                 }
             }
         }
-        let written = write::write(pool, &rows).await?;
+        let written = write::write_as(pool, &rows, writer).await?;
         self.shared.written.fetch_add(written.changed, Ordering::Relaxed);
         self.shared.parked.fetch_add(written.parked, Ordering::Relaxed);
         let restored = std::mem::take(&mut self.intake().restored);

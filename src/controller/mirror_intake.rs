@@ -46,7 +46,8 @@ impl Default for Bounds {
 pub struct Pending {
     pub object: Mirrored,
     pub deleted: bool,
-    pub restored: bool,
+    /// The stored version that gives way to this object: the cluster was restored.
+    pub replaces: Option<i64>,
     since: Instant,
     ticket: u64,
 }
@@ -68,6 +69,8 @@ struct Suspect {
     namespace: String,
     deadline: Instant,
     stored: i64,
+    /// The version in the row.
+    row_version: i64,
     /// The older state that was listed; `None`: not listed at all.
     listed: Option<Mirrored>,
 }
@@ -133,7 +136,7 @@ impl Intake {
                     pending.object = object;
                 }
             }
-            None => self.push(uid, object, false, false, now),
+            None => self.push(uid, object, false, None, now),
         }
     }
 
@@ -158,7 +161,7 @@ impl Intake {
         if self.whole_tombstones >= self.bounds.tombstones {
             self.push_bare(object.kind(), object.namespace().to_owned(), &uid, since);
         } else {
-            self.push(uid, object, true, false, since);
+            self.push(uid, object, true, None, since);
         }
     }
 
@@ -268,6 +271,7 @@ impl Intake {
                     deadline: now + self.bounds.confirm,
                     // A row marked as deleted is contradicted by every version that lives on.
                     stored: if row.deleted { i64::MAX } else { row.resource_version },
+                    row_version: row.resource_version,
                     listed,
                 },
             );
@@ -306,11 +310,11 @@ impl Intake {
         self.next_ticket
     }
 
-    fn push(&mut self, uid: String, object: Mirrored, deleted: bool, restored: bool, since: Instant) {
+    fn push(&mut self, uid: String, object: Mirrored, deleted: bool, replaces: Option<i64>, since: Instant) {
         let ticket = self.ticket();
         self.whole_tombstones += usize::from(deleted);
         self.order.insert(ticket, uid.clone());
-        self.pending.insert(uid, Pending { object, deleted, restored, since, ticket });
+        self.pending.insert(uid, Pending { object, deleted, replaces, since, ticket });
     }
 
     fn push_bare(&mut self, kind: Kind, namespace: String, uid: &str, since: Instant) {
@@ -343,11 +347,12 @@ impl Intake {
         let merged = match self.remove(&uid) {
             None => old,
             Some(new) => {
-                let newer = new.object.version() >= old.object.version() && !old.deleted || new.restored;
+                let newer =
+                    new.object.version() >= old.object.version() && !old.deleted || new.replaces.is_some();
                 Pending {
                     object: if newer { new.object } else { old.object },
                     deleted: old.deleted || new.deleted,
-                    restored: old.restored || new.restored,
+                    replaces: new.replaces.or(old.replaces),
                     since: old.since,
                     ticket: old.ticket,
                 }
@@ -389,7 +394,7 @@ impl Intake {
         let due: Vec<String> =
             self.suspects.iter().filter(|(_, s)| s.deadline <= now).map(|(uid, _)| uid.clone()).collect();
         for uid in due {
-            let Some(Suspect { kind, namespace, listed, deadline: _, stored: _ }) =
+            let Some(Suspect { kind, namespace, listed, row_version, deadline: _, stored: _ }) =
                 self.suspects.remove(&uid)
             else {
                 continue;
@@ -400,14 +405,14 @@ impl Intake {
                     // What waits for the same uid is of the restored past too and not older.
                     let object = match self.remove(&uid) {
                         Some(p) if p.deleted => {
-                            self.push(uid, p.object, true, false, p.since);
+                            self.push(uid, p.object, true, None, p.since);
                             continue;
                         }
                         Some(p) if p.object.version() > object.version() => p.object,
                         Some(_) | None => object,
                     };
                     *self.restored.entry((kind, namespace)).or_default() += 1;
-                    self.push(uid, object, false, true, now);
+                    self.push(uid, object, false, Some(row_version), now);
                 }
             }
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use crate::crd::{AgentPool, Run, System, Task};
+use crate::crd::{AgentPool, Operation, Run, System, Task};
 use crate::postgres::{Kind, Row, RowError};
 
 /// An object as a watch delivered it.
@@ -14,6 +14,7 @@ pub enum Mirrored {
     Run(Arc<Run>),
     Pool(Arc<AgentPool>),
     System(Arc<System>),
+    Operation(Arc<Operation>),
 }
 
 impl Mirrored {
@@ -24,6 +25,7 @@ impl Mirrored {
             Self::Run(_) => Kind::Run,
             Self::Pool(_) => Kind::Pool,
             Self::System(_) => Kind::System,
+            Self::Operation(_) => Kind::Operation,
         }
     }
 
@@ -34,6 +36,7 @@ impl Mirrored {
             Self::Run(o) => &o.metadata,
             Self::Pool(o) => &o.metadata,
             Self::System(o) => &o.metadata,
+            Self::Operation(o) => &o.metadata,
         }
     }
 
@@ -62,6 +65,7 @@ impl Mirrored {
             Self::Run(o) => Row::run(o),
             Self::Pool(o) => Row::pool(o),
             Self::System(o) => Row::system(o),
+            Self::Operation(o) => Row::operation(o),
         }
     }
 }

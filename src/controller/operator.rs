@@ -251,7 +251,13 @@ fn start_watches(
     start!(AgentPool, ctx.pools, None, |o| o, listed(wiring, &ctx.pools, Wiring::pools_listed));
     start!(Task, ctx.tasks, None, |o| o, listed(wiring, &ctx.tasks, Wiring::tasks_listed));
     start!(Run, ctx.runs, None, |o| o, listed(wiring, &ctx.runs, Wiring::runs_listed));
-    start!(Operation, ctx.operations, None, |o| o, Box::new(|_: &str| {}));
+    start!(
+        Operation,
+        ctx.operations,
+        None,
+        |o| o,
+        listed(wiring, &ctx.operations, Wiring::operations_listed)
+    );
     start!(Pod, ctx.pods, Some(labels::RUN), PodFacts::from, Box::new(|_: &str| {}));
 }
 

@@ -370,6 +370,7 @@ impl Wiring {
         store.on_change(move |change| {
             let (Change::Applied(operation) | Change::Deleted(operation)) = change;
             let namespace = operation.key().namespace;
+            wiring.mirror(map(change, Mirrored::Operation));
             wiring.queues.operations.add(super::operation::key(&namespace));
             if operation.phase() == OperationPhase::Pending {
                 return;
@@ -424,6 +425,11 @@ impl Wiring {
     /// Tells the mirror which Systems live after a complete list.
     pub fn systems_listed(&self, namespace: &str, live: Vec<Arc<System>>) {
         self.listed(Kind::System, namespace, live, Mirrored::System);
+    }
+
+    /// Tells the mirror which Operations live after a complete list.
+    pub fn operations_listed(&self, namespace: &str, live: Vec<Arc<Operation>>) {
+        self.listed(Kind::Operation, namespace, live, Mirrored::Operation);
     }
 
     fn listed<K: Cached>(

@@ -9,6 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{GoDuration, task::TaskSpec};
 
+/// How the summary of a Plan Run begins that found the requirement and the repository as they were for
+/// the last plan, and so made none.
+pub const NO_DIFF: &str = "no_diff";
+
 /// Whether and from what Tasks are planned.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]

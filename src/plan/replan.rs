@@ -14,7 +14,7 @@ use jiff::Timestamp;
 /// How long after its end a planner still counts as active.
 pub const RECENTLY_ACTIVE: Duration = Duration::from_secs(90);
 /// Reason and failure code of a plan that would be the last one again.
-pub const NO_DIFF: &str = "no_diff";
+pub use crate::crd::planner::NO_DIFF;
 
 /// Tasks by phase.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

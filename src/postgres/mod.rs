@@ -2,6 +2,7 @@
 //!
 //! Never read by a controller's decision: Kubernetes is the only truth (design, section 3 rule 1).
 
+pub mod derived;
 pub mod error;
 pub mod logs;
 pub mod migrate;
@@ -9,6 +10,7 @@ pub mod pool;
 pub mod queries;
 
 pub mod rows;
+mod statements;
 pub mod write;
 
 pub use deadpool_postgres::Pool;

@@ -9,8 +9,9 @@ use sha2::{Digest, Sha256};
 use thiserror::Error;
 use uuid::Uuid;
 
+use super::derived;
 use crate::crd::{
-    AgentPool, Condition, GoDuration, Role, Run, RunPhase, System, Task, TaskPhase, labels,
+    AgentPool, Condition, GoDuration, Operation, Role, Run, RunPhase, System, Task, TaskPhase, labels,
     task::{DEFAULT_TIMEBOX_SECS, Retries},
     words::snake,
 };
@@ -22,11 +23,12 @@ pub enum Kind {
     Run,
     Pool,
     System,
+    Operation,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 4] = [Self::Task, Self::Run, Self::Pool, Self::System];
+    pub const ALL: [Self; 5] = [Self::Task, Self::Run, Self::Pool, Self::System, Self::Operation];
 
     /// Table of the kind.
     pub fn table(self) -> &'static str {
@@ -35,9 +37,14 @@ impl Kind {
             Self::Run => "runs",
             Self::Pool => "pools",
             Self::System => "systems",
+            Self::Operation => "operations",
         }
     }
 }
+
+/// The columns this program fills. A row of a smaller shape is written again although its object has
+/// not changed; raise it with every migration that adds a column.
+pub const SHAPE: i16 = 2;
 
 /// Why an object has no row.
 #[derive(Debug, Error)]
@@ -56,15 +63,20 @@ pub struct Row {
     pub resource_version: i64,
     /// The object is gone: its last state is written and `deleted_at` is set.
     pub deleted: bool,
-    /// The cluster was restored: a newer stored state, or a deletion, is of another past.
-    pub restored: bool,
+    /// The cluster was restored: the stored state of this version, or its deletion, is of another past
+    /// and gives way to this one. Ignored when another version is stored by then.
+    pub replaces: Option<i64>,
     pub(super) columns: Value,
     /// Transitions in the order of their numbers (Tasks only).
     pub(super) events: Vec<Value>,
     /// Number of the first kept transition, 1 when there is none.
     pub(super) first_sequence: i64,
+    /// Events that are of no transition (Runs only); their numbers are negative.
+    pub(super) derived: Vec<Value>,
     /// What a successful Run left behind.
     pub(super) artifacts: Vec<Value>,
+    /// Task whose `judge.review` events this row may complete.
+    pub(super) reviewed: Option<Uuid>,
 }
 
 impl Row {
@@ -129,29 +141,19 @@ impl Row {
                 "failure_code": failure.map(|f| f.code.clone()),
                 "request_key": annotation(&task.metadata, labels::REQUEST_KEY),
                 "request_hash": annotation(&task.metadata, labels::REQUEST_HASH),
+                "parent_uid": label(&task.metadata, labels::PARENT_UID).and_then(|u| Uuid::parse_str(&u).ok()),
+                "parent_name": label(&task.metadata, labels::PARENT),
+                "created_by": label(&task.metadata, labels::CREATED_BY),
+                "origin": label(&task.metadata, labels::ORIGIN),
+                "plan_signature": annotation(&task.metadata, labels::PLAN_SIGNATURE),
             }),
         )?;
         row.first_sequence = status.transitions.first().map_or(1, |t| t.sequence);
-        row.events = status
-            .transitions
-            .iter()
-            .map(|t| {
-                scrubbed(json!({
-                    "uid": row.uid,
-                    "sequence": t.sequence,
-                    "namespace": row.namespace,
-                    "type": t.event,
-                    "entity_type": "task",
-                    "payload": {
-                        "status": snake(t.phase.word()),
-                        "blockReason": t.block_reason.map(|r| snake(r.word())),
-                        "reason": t.reason,
-                        "run": t.run,
-                    },
-                    "created_at": t.at,
-                }))
-            })
+        row.events = derived::transitions(row.uid, &row.namespace, &status.transitions)
+            .into_iter()
+            .map(scrubbed)
             .collect();
+        row.reviewed = status.transitions.iter().any(|t| t.event == derived::REVIEW).then_some(row.uid);
         Ok(row)
     }
 
@@ -204,8 +206,12 @@ impl Row {
                 "head_commit": some(&status.head_commit),
                 "changed_files": status.changed_files,
                 "logs": status.logs.map(word),
+                "review": derived::review(run),
             }),
         )?;
+        row.reviewed = derived::review(run).map(|_| task_uid);
+        row.derived =
+            derived::plan_created(run, task_uid, &row.namespace, updated).into_iter().map(scrubbed).collect();
         if status.phase == RunPhase::Success && !status.branch.is_empty() {
             let at = status.finished_at.unwrap_or(updated);
             row.artifacts = vec![
@@ -268,6 +274,39 @@ impl Row {
         )
     }
 
+    /// The row of an Operation.
+    ///
+    /// # Errors
+    /// When the metadata lacks a uid or a numeric resourceVersion.
+    pub fn operation(operation: &Operation) -> Result<Self, RowError> {
+        let spec = &operation.spec;
+        let status = operation.status.clone().unwrap_or_default();
+        let updated = condition_times(&status.conditions)
+            .chain(status.started_at)
+            .chain(status.finished_at)
+            .fold(created(&operation.metadata), Timestamp::max);
+        let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+        Self::new(
+            Kind::Operation,
+            &operation.metadata,
+            updated,
+            json!({
+                "type": snake(spec.type_.word()),
+                "phase": snake(status.phase.word()),
+                "target": spec.target,
+                "task_name": spec.task_ref.as_ref().map(|t| &t.name),
+                "requested_by": some(&spec.requested_by),
+                "reason": some(&spec.reason),
+                "message": some(&status.message),
+                "result": status.result,
+                "dry_run": spec.dry_run,
+                "force": spec.force,
+                "started_at": status.started_at,
+                "finished_at": status.finished_at,
+            }),
+        )
+    }
+
     /// Joins what every row has with the kind's own columns.
     fn new(kind: Kind, meta: &ObjectMeta, updated: Timestamp, mut columns: Value) -> Result<Self, RowError> {
         let uid = uid(kind, meta, "metadata.uid", meta.uid.as_deref())?;
@@ -285,6 +324,7 @@ impl Row {
             object.insert("namespace".into(), json!(namespace));
             object.insert("name".into(), json!(name));
             object.insert("resource_version".into(), json!(resource_version));
+            object.insert("shape".into(), json!(SHAPE));
             object.insert("generation".into(), json!(meta.generation.unwrap_or_default()));
             object.insert("created_at".into(), json!(created(meta)));
             object.insert("updated_at".into(), json!(updated));
@@ -296,11 +336,13 @@ impl Row {
             name,
             resource_version,
             deleted: false,
-            restored: false,
+            replaces: None,
             columns: scrubbed(columns),
             events: Vec::new(),
             first_sequence: 1,
+            derived: Vec::new(),
             artifacts: Vec::new(),
+            reviewed: None,
         })
     }
 
@@ -349,6 +391,10 @@ fn condition_times(conditions: &[Condition]) -> impl Iterator<Item = Timestamp> 
     conditions.iter().map(|c| c.last_transition_time)
 }
 
+fn label(meta: &ObjectMeta, key: &str) -> Option<String> {
+    meta.labels.as_ref().and_then(|l| l.get(key)).cloned()
+}
+
 fn annotation(meta: &ObjectMeta, key: &str) -> Option<String> {
     meta.annotations.as_ref().and_then(|a| a.get(key)).cloned()
 }
@@ -364,7 +410,7 @@ fn uid(kind: Kind, meta: &ObjectMeta, field: &'static str, text: Option<&str>) -
 }
 
 /// The lower_snake word of an enum value.
-fn word<T: Serialize>(value: T) -> String {
+pub(super) fn word<T: Serialize>(value: T) -> String {
     serde_json::to_value(value).ok().and_then(|v| v.as_str().map(snake)).unwrap_or_default()
 }
 

@@ -1,171 +1,13 @@
 //! Mirror writes: batches of rows in one transaction, guarded by resourceVersion, idempotent.
 
-use std::sync::LazyLock;
-
 use deadpool_postgres::{Object, Pool, Transaction};
 use serde_json::Value;
 use tokio_postgres::types::Json;
 use uuid::Uuid;
 
 use super::rows::{Kind, Row};
+use super::statements::{self as sql, Statements};
 use super::{Error, Fault};
-
-const TASK_COLUMNS: &[&str] = &[
-    "title",
-    "goal",
-    "context",
-    "allowed_paths",
-    "denied_paths",
-    "commands",
-    "priority",
-    "risk_level",
-    "role",
-    "lane",
-    "kind",
-    "status",
-    "block_reason",
-    "target_area",
-    "touches",
-    "dependency_names",
-    "resolved_dependencies",
-    "timebox_minutes",
-    "attempts",
-    "retry_count",
-    "retries",
-    "retry_at",
-    "next_kind",
-    "failure_class",
-    "failure_code",
-    "request_key",
-    "request_hash",
-];
-const RUN_COLUMNS: &[&str] = &[
-    "task_uid",
-    "task_name",
-    "attempt",
-    "purpose",
-    "pool",
-    "agent",
-    "role",
-    "lane",
-    "status",
-    "started_at",
-    "finished_at",
-    "cost_tokens",
-    "error_message",
-    "error_meta",
-    "branch",
-    "head_commit",
-    "changed_files",
-    "logs",
-];
-const POOL_COLUMNS: &[&str] = &["role", "replicas", "peak_replicas", "suspended", "metadata"];
-const SYSTEM_COLUMNS: &[&str] = &["failed_cooldown_ms", "blocked_cooldown_ms", "max_retries"];
-const COMMON_COLUMNS: &[&str] =
-    &["uid", "namespace", "name", "resource_version", "generation", "created_at", "updated_at"];
-
-/// Statements of one kind.
-struct Statements {
-    upsert: String,
-    /// Makes room for a state older than the stored one.
-    restore: String,
-    tombstone: String,
-    versions: String,
-    present: String,
-}
-
-impl Statements {
-    fn new(kind: Kind) -> Self {
-        let columns = match kind {
-            Kind::Task => TASK_COLUMNS,
-            Kind::Run => RUN_COLUMNS,
-            Kind::Pool => POOL_COLUMNS,
-            Kind::System => SYSTEM_COLUMNS,
-        };
-        let table = kind.table();
-        let all: Vec<&str> = COMMON_COLUMNS.iter().chain(columns).copied().collect();
-        let list = all.join(", ");
-        let set: Vec<String> = all
-            .iter()
-            .filter(|c| **c != "uid")
-            .map(|c| match *c {
-                "peak_replicas" => format!("{c} = greatest({table}.{c}, excluded.{c})"),
-                _ => format!("{c} = excluded.{c}"),
-            })
-            .collect();
-        Self {
-            // The guard: never back.
-            upsert: format!(
-                "INSERT INTO {table} ({list}) SELECT {list} FROM jsonb_populate_recordset(NULL::{table}, $1)
-                 ON CONFLICT (uid) DO UPDATE SET {}
-                 WHERE {table}.resource_version < excluded.resource_version",
-                set.join(", ")
-            ),
-            restore: format!(
-                "UPDATE {table} SET resource_version = -1, deleted_at = NULL WHERE uid = ANY($1)"
-            ),
-            tombstone: format!(
-                "UPDATE {table} SET deleted_at = now() WHERE uid = ANY($1) AND deleted_at IS NULL"
-            ),
-            versions: format!(
-                "SELECT uid, resource_version, deleted_at IS NOT NULL AS deleted FROM {table}
-                  WHERE namespace = $1 AND (deleted_at IS NULL OR uid = ANY($2))"
-            ),
-            present: format!("SELECT count(*) FROM {table} WHERE uid = ANY($1)"),
-        }
-    }
-
-    fn of(kind: Kind) -> &'static Self {
-        static ALL: LazyLock<[Statements; 4]> = LazyLock::new(|| Kind::ALL.map(Statements::new));
-        let [task, run, pool, system] = &*ALL;
-        match kind {
-            Kind::Task => task,
-            Kind::Run => run,
-            Kind::Pool => pool,
-            Kind::System => system,
-        }
-    }
-}
-
-/// Transitions newer than those stored; a hole before them becomes one gap row (invariant S22).
-const INSERT_EVENTS: &str = "
-WITH incoming AS (
-    SELECT uid, sequence, namespace, type, entity_type, payload, created_at
-      FROM jsonb_populate_recordset(NULL::events, $1)
-), known AS (
-    SELECT i.uid, coalesce((SELECT max(e.sequence) FROM events e WHERE e.uid = i.uid), 0) AS last,
-           min(i.sequence) AS first, min(i.created_at) AS at, min(i.namespace) AS namespace
-      FROM incoming i GROUP BY i.uid
-), fresh AS (
-    SELECT i.uid, i.sequence, i.namespace, i.type, i.entity_type, i.payload, i.created_at, NULL::bigint AS gap_to
-      FROM incoming i JOIN known k USING (uid) WHERE i.sequence > k.last
-     UNION ALL
-    SELECT uid, last + 1, namespace, 'mirror.gap', 'task',
-           jsonb_build_object('from', last + 1, 'to', first - 1), at, first - 1
-      FROM known WHERE first > last + 1
-)
-INSERT INTO events (uid, sequence, id, namespace, type, entity_type, payload, created_at, gap_to)
-SELECT uid, sequence, md5(uid::text || ':' || sequence)::uuid, namespace, type, entity_type, payload, created_at, gap_to
-  FROM fresh
-ON CONFLICT (uid, sequence) DO NOTHING";
-
-const FORGET_EVENTS: &str = "
-DELETE FROM events e USING unnest($1::uuid[], $2::bigint[]) AS f(uid, first)
- WHERE e.uid = f.uid AND e.sequence >= f.first";
-
-const INSERT_ARTIFACTS: &str = "
-INSERT INTO artifacts (id, run_uid, namespace, type, ref, metadata, created_at)
-SELECT id, run_uid, namespace, type, ref, metadata, created_at FROM jsonb_populate_recordset(NULL::artifacts, $1)
-ON CONFLICT (id) DO NOTHING";
-
-const FORGET_ARTIFACTS: &str = "DELETE FROM artifacts WHERE run_uid = ANY($1)";
-
-const UNPARK: &str = "DELETE FROM mirror_parked WHERE kind = $1 AND uid = ANY($2)";
-
-const PARK: &str = "
-INSERT INTO mirror_parked (kind, uid, namespace, name, resource_version, error, parked_at)
-VALUES ($1, $2, $3, $4, $5, $6, now())
-ON CONFLICT (kind, uid) DO UPDATE SET resource_version = excluded.resource_version, error = excluded.error";
 
 /// What became of a batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -176,17 +18,77 @@ pub struct Written {
     pub parked: u64,
 }
 
+/// One process that writes, and how many of its batches it knows to be committed.
+#[derive(Clone, Debug, Default)]
+pub struct Writer {
+    id: Option<Uuid>,
+    acknowledged: i64,
+    went_back: bool,
+}
+
+impl Writer {
+    /// Whether the database has lost batches that were acknowledged, since this was last asked: it was
+    /// restored from a backup, or a replica that lagged took over.
+    pub fn take_went_back(&mut self) -> bool {
+        std::mem::take(&mut self.went_back)
+    }
+
+    /// Looks whether the database still has every acknowledged batch.
+    ///
+    /// # Errors
+    /// `Connect` or `Statement`.
+    pub async fn check(&mut self, pool: &Pool) -> Result<(), Error> {
+        let Some(id) = self.id else { return Ok(()) };
+        let client = pool.get().await.map_err(Error::Connect)?;
+        let row = client.query_opt("SELECT batches FROM mirror_writers WHERE writer = $1", &[&id]).await?;
+        let batches: Option<i64> = row.map(|r| r.try_get(0)).transpose()?;
+        if self.acknowledged > 0 && batches.is_none_or(|batches| batches < self.acknowledged) {
+            client.execute(sql::REGISTER, &[&Some(id), &self.acknowledged]).await?;
+            self.went_back = true;
+        }
+        Ok(())
+    }
+
+    /// Counts a batch within its transaction. Returns the count to be remembered once it is committed.
+    async fn advance(&mut self, transaction: &Transaction<'_>) -> Result<i64, Error> {
+        if let Some(id) = self.id {
+            let advance = transaction.prepare_cached(sql::ADVANCE).await?;
+            let row = transaction.query_opt(&advance, &[&id]).await?;
+            let batches: Option<i64> = row.map(|r| r.try_get(0)).transpose()?;
+            if let Some(batches) = batches.filter(|batches| *batches > self.acknowledged) {
+                return Ok(batches);
+            }
+            // Not known and nothing acknowledged: its first transaction was rolled back.
+            self.went_back |= self.acknowledged > 0;
+        } else {
+            transaction.execute(sql::FORGET_WRITERS, &[]).await?;
+        }
+        let next = self.acknowledged + 1;
+        let row = transaction.query_one(sql::REGISTER, &[&self.id, &next]).await?;
+        self.id = Some(row.try_get(0)?);
+        Ok(next)
+    }
+}
+
 /// Writes `rows`. A row the database refuses is found by halving the batch, and parked: it never
 /// holds up the others. Nothing is half-written: each part is one transaction.
 ///
 /// # Errors
 /// Only what waiting can cure (`Fault::Transient`); the whole batch may then be written again.
 pub async fn write(pool: &Pool, rows: &[Row]) -> Result<Written, Error> {
+    write_as(pool, rows, &mut Writer::default()).await
+}
+
+/// [`write`] of a writer that goes on.
+///
+/// # Errors
+/// Only what waiting can cure (`Fault::Transient`); the whole batch may then be written again.
+pub async fn write_as(pool: &Pool, rows: &[Row], writer: &mut Writer) -> Result<Written, Error> {
     let mut client = pool.get().await.map_err(Error::Connect)?;
     let mut written = Written::default();
-    let mut parts = vec![rows];
+    let mut parts = if rows.is_empty() { vec![] } else { vec![rows] };
     while let Some(part) = parts.pop() {
-        match write_part(&mut client, part).await {
+        match write_part(&mut client, part, writer).await {
             Ok(changed) => written.changed += changed,
             Err(error) if error.fault() == Fault::Row => match part {
                 [row] => {
@@ -232,12 +134,13 @@ pub async fn park(
     let version = version.to_string();
     let texts = [uid, namespace, name, &version, error].map(|t| t.replace('\0', "\\u0000"));
     let [uid, namespace, name, version, error] = &texts;
-    client.execute(PARK, &[&kind.table(), uid, namespace, name, version, error]).await?;
+    client.execute(sql::PARK, &[&kind.table(), uid, namespace, name, version, error]).await?;
     Ok(())
 }
 
-async fn write_part(client: &mut Object, rows: &[Row]) -> Result<u64, Error> {
+async fn write_part(client: &mut Object, rows: &[Row], writer: &mut Writer) -> Result<u64, Error> {
     let transaction = client.transaction().await?;
+    let batches = writer.advance(&transaction).await?;
     let mut changed = 0;
     for kind in Kind::ALL {
         let of_kind: Vec<&Row> = rows.iter().filter(|r| r.kind == kind).collect();
@@ -245,16 +148,19 @@ async fn write_part(client: &mut Object, rows: &[Row]) -> Result<u64, Error> {
             changed += write_kind(&transaction, kind, &of_kind).await?;
         }
     }
+    let reviewed: Vec<Uuid> = rows.iter().filter_map(|r| r.reviewed).collect();
+    if !reviewed.is_empty() {
+        let complete = transaction.prepare_cached(sql::COMPLETE_REVIEWS).await?;
+        transaction.execute(&complete, &[&reviewed]).await?;
+    }
     transaction.commit().await?;
+    writer.acknowledged = batches;
     Ok(changed)
 }
 
 async fn write_kind(transaction: &Transaction<'_>, kind: Kind, rows: &[&Row]) -> Result<u64, Error> {
     let statements = Statements::of(kind);
-    let restored: Vec<&Row> = rows.iter().filter(|r| r.restored).copied().collect();
-    if !restored.is_empty() {
-        forget(transaction, statements, &restored).await?;
-    }
+    forget(transaction, statements, rows).await?;
     let columns: Vec<&Value> = rows.iter().map(|r| &r.columns).collect();
     let upsert = transaction.prepare_cached(&statements.upsert).await?;
     let mut changed = transaction.execute(&upsert, &[&Json(columns)]).await?;
@@ -262,21 +168,30 @@ async fn write_kind(transaction: &Transaction<'_>, kind: Kind, rows: &[&Row]) ->
     if !gone.is_empty() {
         changed += tombstone_in(transaction, statements, &gone).await?;
     }
-    insert_all(transaction, INSERT_EVENTS, rows.iter().flat_map(|r| &r.events)).await?;
-    insert_all(transaction, INSERT_ARTIFACTS, rows.iter().flat_map(|r| &r.artifacts)).await?;
+    insert_all(transaction, sql::INSERT_EVENTS, rows.iter().flat_map(|r| &r.events)).await?;
+    insert_all(transaction, sql::INSERT_DERIVED, rows.iter().flat_map(|r| &r.derived)).await?;
+    insert_all(transaction, sql::INSERT_ARTIFACTS, rows.iter().flat_map(|r| &r.artifacts)).await?;
     let uids: Vec<String> = rows.iter().map(|r| r.uid.to_string()).collect();
-    let unpark = transaction.prepare_cached(UNPARK).await?;
+    let unpark = transaction.prepare_cached(sql::UNPARK).await?;
     transaction.execute(&unpark, &[&kind.table(), &uids]).await?;
     Ok(changed)
 }
 
-/// Drops what belongs to another past of the restored objects.
+/// Drops what belongs to another past of the rows that are to be set back and have not changed since
+/// that was decided.
 async fn forget(transaction: &Transaction<'_>, statements: &Statements, rows: &[&Row]) -> Result<(), Error> {
-    let uids: Vec<Uuid> = rows.iter().map(|r| r.uid).collect();
-    let first: Vec<i64> = rows.iter().map(|r| r.first_sequence).collect();
-    transaction.execute(&statements.restore, &[&uids]).await?;
-    transaction.execute(FORGET_EVENTS, &[&uids, &first]).await?;
-    transaction.execute(FORGET_ARTIFACTS, &[&uids]).await?;
+    let (uids, seen): (Vec<Uuid>, Vec<i64>) =
+        rows.iter().filter_map(|r| r.replaces.map(|seen| (r.uid, seen))).unzip();
+    if uids.is_empty() {
+        return Ok(());
+    }
+    let back = transaction.query(&statements.restore, &[&uids, &seen]).await?;
+    let back: Vec<Uuid> = back.iter().map(|r| r.try_get(0)).collect::<Result<_, _>>()?;
+    let first: Vec<i64> = rows.iter().filter(|r| back.contains(&r.uid)).map(|r| r.first_sequence).collect();
+    let uids: Vec<Uuid> = rows.iter().filter(|r| back.contains(&r.uid)).map(|r| r.uid).collect();
+    transaction.execute(sql::FORGET_EVENTS, &[&uids, &first]).await?;
+    transaction.execute(sql::FORGET_DERIVED, &[&uids]).await?;
+    transaction.execute(sql::FORGET_ARTIFACTS, &[&uids]).await?;
     Ok(())
 }
 
@@ -306,13 +221,17 @@ async fn tombstone_in(
 ///
 /// # Errors
 /// `Connect` or `Statement`.
-pub async fn tombstone(pool: &Pool, kind: Kind, uids: &[Uuid]) -> Result<u64, Error> {
+pub async fn tombstone(pool: &Pool, kind: Kind, uids: &[Uuid], writer: &mut Writer) -> Result<u64, Error> {
     let mut client = pool.get().await.map_err(Error::Connect)?;
     let statements = Statements::of(kind);
     let transaction = client.transaction().await?;
+    let batches = writer.advance(&transaction).await?;
     tombstone_in(&transaction, statements, uids).await?;
     let present: i64 = transaction.query_one(&statements.present, &[&uids]).await?.get(0);
+    let gone: Vec<String> = uids.iter().map(Uuid::to_string).collect();
+    transaction.execute(sql::UNPARK, &[&kind.table(), &gone]).await?;
     transaction.commit().await?;
+    writer.acknowledged = batches;
     Ok((uids.len() as u64).saturating_sub(u64::try_from(present).unwrap_or_default()))
 }
 
@@ -324,7 +243,8 @@ pub struct Stored {
     pub deleted: bool,
 }
 
-/// Versions of the rows of `kind` in `namespace` that are not deleted, and of `uids` even if they are.
+/// Versions of the rows of `kind` in `namespace` (empty: in all) that are not deleted, and of `uids` even
+/// if they are. A parked object counts as stored.
 ///
 /// # Errors
 /// `Connect` or `Statement`.
