@@ -14,7 +14,7 @@ use super::error::ApiError;
 use super::idempotency::Request;
 use super::task_create::{refused, unavailable};
 use crate::crd::words::snake;
-use crate::crd::{Operation, OperationSpec, OperationType};
+use crate::crd::{Operation, OperationPhase, OperationSpec, OperationType};
 
 /// Longest wait for one answer of the API server.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -126,6 +126,26 @@ impl Kubernetes {
 /// Beginning of the names of Operations of a type.
 fn prefix(type_: OperationType) -> String {
     snake(type_.word()).replace('_', "-")
+}
+
+/// What came of an Operation: nothing went wrong, or the sentence that says what did.
+///
+/// # Errors
+/// 503 that names it when it is not over yet.
+pub fn outcome(operation: &Operation) -> Result<Result<(), String>, ApiError> {
+    let status = operation.status.clone().unwrap_or_default();
+    match status.phase {
+        OperationPhase::Succeeded => Ok(Ok(())),
+        OperationPhase::Failed => Ok(Err(status.message)),
+        OperationPhase::Pending | OperationPhase::Running => Err(ApiError::unavailable(
+            "not_yet_carried_out",
+            format!(
+                "Operation {} was accepted and is not over yet: {}",
+                operation.name_any(),
+                status.message
+            ),
+        )),
+    }
 }
 
 /// The result of a call to the API server, or the answer that says what went wrong: 400 with the

@@ -91,6 +91,14 @@ impl Params {
             .ok_or_else(|| ApiError::invalid("limit", format!("must be a number from 1 to {MAX_ROWS}")))
     }
 
+    /// `limit` as the original reads it: the first of `limits` when absent or not a number from 1, and
+    /// never more than the second.
+    pub fn lenient_limit(&self, limits: (i64, i64)) -> i64 {
+        let (default, most) = limits;
+        let number = self.text("limit").and_then(|text| text.trim().parse::<i64>().ok());
+        number.filter(|n| *n >= 1).unwrap_or(default).min(most)
+    }
+
     /// The two parts of `cursor`.
     fn cursor(&self) -> Result<Option<(String, String)>, ApiError> {
         let Some(text) = self.text("cursor") else { return Ok(None) };
@@ -172,5 +180,14 @@ mod tests {
             assert!(params(&[("limit", limit)]).limit().is_err(), "{limit}");
         }
         assert_eq!(params(&[("limit", "")]).limit().expect("absent"), MAX_ROWS);
+    }
+
+    #[test]
+    fn lists_of_the_original_take_any_limit() {
+        for (text, limit) in
+            [("", 20), ("0", 20), ("-1", 20), ("ten", 20), ("1e3", 20), ("7", 7), ("100", 100), ("101", 100)]
+        {
+            assert_eq!(params(&[("limit", text)]).lenient_limit((20, 100)), limit, "{text}");
+        }
     }
 }

@@ -13,13 +13,13 @@ use uuid::Uuid;
 use super::auth::Identity;
 use super::error::{ApiError, ErrorBody};
 use super::idempotency::Request;
-use super::kubernetes::answer;
+use super::kubernetes::{answer, outcome};
 use super::state::ApiState;
 use super::tasks::{self, OneTask};
 use super::written;
 use crate::crd::operation::OperationTask;
 use crate::crd::words::snake;
-use crate::crd::{OperationPhase, OperationSpec, OperationType, Task, TaskPhase};
+use crate::crd::{OperationSpec, OperationType, Task, TaskPhase};
 use crate::postgres::queries;
 
 /// What an Operation does to a Task.
@@ -160,28 +160,14 @@ pub async fn carry_out(
         ..OperationSpec::default()
     };
     let operation = kubernetes.carry_out_once(spec, by, request).await?;
-    let status = operation.status.clone().unwrap_or_default();
-    match status.phase {
-        OperationPhase::Succeeded => {}
-        OperationPhase::Failed => {
-            let now: Option<Task> = kubernetes.get(&name).await?;
-            let phase = now.and_then(|task| task.status).map(|status| status.phase).unwrap_or_default();
-            let (from, to) = (snake(phase.word()), snake(act.phase().word()));
-            return Err(ApiError::conflict(
-                "illegal_transition",
-                format!("status: a Task that is {from} cannot become {to}: {}", status.message),
-            ));
-        }
-        OperationPhase::Pending | OperationPhase::Running => {
-            return Err(ApiError::unavailable(
-                "not_yet_carried_out",
-                format!(
-                    "Operation {} was accepted and is not over yet: {}",
-                    operation.name_any(),
-                    status.message
-                ),
-            ));
-        }
+    if let Err(why) = outcome(&operation)? {
+        let now: Option<Task> = kubernetes.get(&name).await?;
+        let phase = now.and_then(|task| task.status).map(|status| status.phase).unwrap_or_default();
+        let (from, to) = (snake(phase.word()), snake(act.phase().word()));
+        return Err(ApiError::conflict(
+            "illegal_transition",
+            format!("status: a Task that is {from} cannot become {to}: {why}"),
+        ));
     }
     let now: Option<Task> = kubernetes.get(&name).await?;
     let now = now.filter(|now| now.metadata.uid == task.metadata.uid);

@@ -10,7 +10,7 @@ use super::error::ApiError;
 use super::state::ApiState;
 use super::tasks::{Task, load_view};
 use crate::crd;
-use crate::postgres::queries::{self, TaskRecord};
+use crate::postgres::queries::{self, RunRecord, TaskRecord};
 
 /// Longest wait for a row.
 const ROW_DEADLINE: Duration = Duration::from_secs(1);
@@ -79,6 +79,24 @@ pub async fn task_that(
         None => Err(not_yet(&format!(
             "the Task was accepted (id {uid}) and is not readable yet, see /tasks/{uid}"
         ))),
+    }
+}
+
+/// The Run once its row shows that it has ended.
+///
+/// # Errors
+/// 503 that names the Run when it does not after a second.
+pub async fn ended_run(state: &ApiState, uid: Uuid) -> Result<RunRecord, ApiError> {
+    let looks = Looks::new();
+    loop {
+        let row = queries::get_run(&state.pool, &state.namespace, uid, true).await.ok().flatten();
+        match row {
+            Some(row) if row.status != "running" => return Ok(row),
+            Some(_) | None => {}
+        }
+        if !looks.again().await {
+            return Err(not_yet(&format!("the Run {uid} has ended and its row does not show it yet")));
+        }
     }
 }
 

@@ -4,10 +4,10 @@ use deadpool_postgres::{Object, Pool};
 use jiff::Timestamp;
 use serde_json::Value;
 use tokio_postgres::Row;
-use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use super::Error;
+use super::page::Page;
 use crate::crd::task::Retries;
 
 /// Where a page of tasks or runs begins: after this row in the order newest first.
@@ -52,6 +52,10 @@ pub struct TaskRecord {
     pub next_kind: Option<String>,
     pub failure_class: Option<String>,
     pub failure_code: Option<String>,
+    /// Task that this one follows.
+    pub parent_uid: Option<Uuid>,
+    /// Who made it, unless a person did: `planner`, `judge`, `rework` or `api`.
+    pub created_by: Option<String>,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
     pub deleted_at: Option<Timestamp>,
@@ -90,6 +94,20 @@ pub struct ArtifactRecord {
     pub created_at: Timestamp,
 }
 
+impl ArtifactRecord {
+    pub(super) fn read(row: &Row) -> Result<Self, Error> {
+        Ok(Self {
+            id: row.try_get("id")?,
+            run_uid: row.try_get("run_uid")?,
+            kind: row.try_get("type")?,
+            reference: row.try_get("ref")?,
+            url: row.try_get("url")?,
+            metadata: row.try_get("metadata")?,
+            created_at: row.try_get("created_at")?,
+        })
+    }
+}
+
 /// A slot of a pool.
 #[derive(Clone, Debug)]
 pub struct AgentRecord {
@@ -123,7 +141,7 @@ SELECT t.uid, t.name, t.title, t.goal, t.context, t.allowed_paths, t.denied_path
                  FROM unnest(t.dependency_names) WITH ORDINALITY AS d(name, n)) AS q
               WHERE q.uid IS NOT NULL ORDER BY q.n) AS dependencies,
        t.timebox_minutes, t.attempts, t.retry_count, t.retries, t.retry_at, t.next_kind, t.failure_class,
-       t.failure_code, t.created_at, t.updated_at, t.deleted_at
+       t.failure_code, t.parent_uid, t.created_by, t.created_at, t.updated_at, t.deleted_at
   FROM tasks t";
 
 const RUN_SELECT: &str = "
@@ -147,56 +165,11 @@ pub struct TaskFilter {
     pub role: Option<String>,
     pub lane: Option<String>,
     pub kind: Option<String>,
+    /// Who made it, e.g. `planner`.
+    pub created_by: Option<String>,
+    /// The Task that it follows.
+    pub parent: Option<Uuid>,
     pub include_deleted: bool,
-}
-
-/// The condition of a page: namespace $1 and the row $2, $3 after which it begins, then each filter that
-/// is given. Only those stand in the statement, so that the planner can use the index of each.
-pub(super) struct Page<'a> {
-    sql: String,
-    values: Vec<&'a (dyn ToSql + Sync)>,
-}
-
-impl<'a> Page<'a> {
-    /// `alias` is that of the table.
-    pub(super) fn new(alias: &str, namespace: &'a &str, after: &'a After) -> Self {
-        Self {
-            sql: format!("WHERE {alias}.namespace = $1 AND ({alias}.created_at, {alias}.uid) < ($2, $3)"),
-            values: vec![namespace, &after.created_at, &after.uid],
-        }
-    }
-
-    /// `column` equals `value`, if there is one.
-    pub(super) fn equal<T: ToSql + Sync>(mut self, column: &str, value: Option<&'a T>) -> Self {
-        if let Some(value) = value {
-            self.values.push(value);
-            self.sql.push_str(&format!(" AND {column} = ${}", self.values.len()));
-        }
-        self
-    }
-
-    /// A condition without a value, if `wanted`.
-    pub(super) fn only(mut self, wanted: bool, condition: &str) -> Self {
-        if wanted {
-            self.sql.push_str(" AND ");
-            self.sql.push_str(condition);
-        }
-        self
-    }
-
-    /// Statement and values: `select` with the condition, newest first, at most `limit`.
-    pub(super) fn finish(
-        mut self,
-        select: &str,
-        alias: &str,
-        limit: &'a i64,
-    ) -> (String, Vec<&'a (dyn ToSql + Sync)>) {
-        self.values.push(limit);
-        let (condition, n) = (self.sql, self.values.len());
-        let sql =
-            format!("{select} {condition} ORDER BY {alias}.created_at DESC, {alias}.uid DESC LIMIT ${n}");
-        (sql, self.values)
-    }
 }
 
 /// At most `limit` Tasks after `after`, newest first.
@@ -211,13 +184,15 @@ pub async fn list_tasks(
     limit: i64,
 ) -> Result<Vec<TaskRecord>, Error> {
     let client = connection(pool).await?;
-    let (sql, values) = Page::new("t", &namespace, &after)
+    let (sql, values) = Page::after("t", &namespace, &after)
         .equal("t.status", filter.status.as_ref())
         .equal("t.role", filter.role.as_ref())
         .equal("t.lane", filter.lane.as_ref())
         .equal("t.kind", filter.kind.as_ref())
+        .equal("t.created_by", filter.created_by.as_ref())
+        .equal("t.parent_uid", filter.parent.as_ref())
         .only(!filter.include_deleted, "t.deleted_at IS NULL")
-        .finish(TASK_SELECT, "t", &limit);
+        .finish(TASK_SELECT, "t.created_at DESC, t.uid DESC", &limit);
     let statement = client.prepare_cached(&sql).await?;
     let rows = client.query(&statement, &values).await?;
     rows.iter().map(task_record).collect()
@@ -242,6 +217,25 @@ pub async fn get_task(
     let statement = client.prepare_cached(&sql).await?;
     let row = client.query_opt(&statement, &[&namespace, &uid, &version, &include_deleted]).await?;
     row.as_ref().map(task_record).transpose()
+}
+
+/// The Tasks of the plans that the Tasks `parents` have made, deleted ones included, oldest first.
+///
+/// # Errors
+/// `Connect`, `Statement` or `Value`.
+pub async fn planned_tasks(
+    pool: &Pool,
+    namespace: &str,
+    parents: &[Uuid],
+) -> Result<Vec<TaskRecord>, Error> {
+    let client = connection(pool).await?;
+    let sql = format!(
+        "{TASK_SELECT} WHERE t.namespace = $1 AND t.parent_uid = ANY($2) AND t.plan_signature IS NOT NULL
+          ORDER BY t.created_at, t.uid"
+    );
+    let statement = client.prepare_cached(&sql).await?;
+    let rows = client.query(&statement, &[&namespace, &parents]).await?;
+    rows.iter().map(task_record).collect()
 }
 
 /// Names of live Tasks by uid.
@@ -307,12 +301,12 @@ pub async fn list_runs(
     limit: i64,
 ) -> Result<Vec<RunRecord>, Error> {
     let client = connection(pool).await?;
-    let (sql, values) = Page::new("r", &namespace, &after)
+    let (sql, values) = Page::after("r", &namespace, &after)
         .equal("r.task_uid", filter.task.as_ref())
         .equal("r.status", filter.status.as_ref())
         .equal("r.agent", filter.agent.as_ref())
         .only(!filter.include_deleted, "r.deleted_at IS NULL")
-        .finish(RUN_SELECT, "r", &limit);
+        .finish(RUN_SELECT, "r.created_at DESC, r.uid DESC", &limit);
     let statement = client.prepare_cached(&sql).await?;
     let rows = client.query(&statement, &values).await?;
     rows.iter().map(run_record).collect()
@@ -335,6 +329,17 @@ pub async fn get_run(
     row.as_ref().map(run_record).transpose()
 }
 
+/// Uid of the newest Run of this name.
+///
+/// # Errors
+/// `Connect` or `Statement`.
+pub async fn run_named(pool: &Pool, namespace: &str, name: &str) -> Result<Option<Uuid>, Error> {
+    let client = connection(pool).await?;
+    let sql = "SELECT uid FROM runs WHERE namespace = $1 AND name = $2 ORDER BY created_at DESC LIMIT 1";
+    let row = client.query_opt(sql, &[&namespace, &name]).await?;
+    row.map(|row| Ok(row.try_get(0)?)).transpose()
+}
+
 /// What a Run left behind, oldest first.
 ///
 /// # Errors
@@ -344,23 +349,31 @@ pub async fn artifacts(pool: &Pool, namespace: &str, run: Uuid) -> Result<Vec<Ar
     let rows = client
         .query(
             "SELECT id, run_uid, type, ref, url, metadata, created_at FROM artifacts
-              WHERE namespace = $1 AND run_uid = $2 ORDER BY created_at, type",
+              WHERE namespace = $1 AND run_uid = $2
+             UNION ALL
+             SELECT id, run_uid, type, ref, url, metadata, created_at FROM posted_artifacts
+              WHERE namespace = $1 AND run_uid = $2
+              ORDER BY created_at, type, id",
             &[&namespace, &run],
         )
         .await?;
-    rows.iter()
-        .map(|r| {
-            Ok(ArtifactRecord {
-                id: r.try_get("id")?,
-                run_uid: r.try_get("run_uid")?,
-                kind: r.try_get("type")?,
-                reference: r.try_get("ref")?,
-                url: r.try_get("url")?,
-                metadata: r.try_get("metadata")?,
-                created_at: r.try_get("created_at")?,
-            })
-        })
-        .collect()
+    rows.iter().map(ArtifactRecord::read).collect()
+}
+
+/// Tokens of the Runs that have ended since `since`, deleted ones included: they were used.
+///
+/// # Errors
+/// `Connect` or `Statement`.
+pub async fn tokens_since(pool: &Pool, namespace: &str, since: Timestamp) -> Result<i64, Error> {
+    let client = connection(pool).await?;
+    let row = client
+        .query_one(
+            "SELECT least(coalesce(sum(cost_tokens), 0), 9223372036854775807)::bigint FROM runs
+              WHERE namespace = $1 AND finished_at >= $2 AND cost_tokens IS NOT NULL",
+            &[&namespace, &since],
+        )
+        .await?;
+    Ok(row.try_get(0)?)
 }
 
 /// At most `limit` agents after pool and slot `after`, by pool and slot.
@@ -448,6 +461,8 @@ fn task_record(row: &Row) -> Result<TaskRecord, Error> {
         next_kind: row.try_get("next_kind")?,
         failure_class: row.try_get("failure_class")?,
         failure_code: row.try_get("failure_code")?,
+        parent_uid: row.try_get("parent_uid")?,
+        created_by: row.try_get("created_by")?,
         created_at: row.try_get("created_at")?,
         updated_at: row.try_get("updated_at")?,
         deleted_at: row.try_get("deleted_at")?,

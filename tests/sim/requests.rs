@@ -63,6 +63,7 @@ impl Checker {
                 | OperationType::Cleanup
                 | OperationType::Preflight
                 | OperationType::EndCycle
+                | OperationType::CancelRun
                 | OperationType::Requeue
                 | OperationType::Complete => {}
             }
