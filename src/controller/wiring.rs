@@ -383,7 +383,7 @@ impl Wiring {
                 wiring.wake_system(&namespace);
             }
             match operation.spec.type_ {
-                OperationType::StopAll | OperationType::Stop => wiring.wake_runs(&namespace, &runs),
+                OperationType::StopAll | OperationType::Stop | OperationType::CancelRun => wiring.wake_runs(&namespace, &runs),
                 OperationType::Start => {
                     for pool in pools.by_index(&namespace) {
                         wiring.queues.pools.add(pool.key());

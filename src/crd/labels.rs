@@ -41,6 +41,8 @@ pub const TERM: &str = "opentiger.dev/term";
 pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 /// Value of [`CREATED_BY`] of Tasks that plan and that were planned.
 pub const PLANNER: &str = "planner";
+/// Value of [`CREATED_BY`] of Tasks that were posted to the HTTP API.
+pub const API: &str = "api";
 /// Value of [`ORIGIN`] of the same.
 pub const PLAN: &str = "plan";
 /// Value of [`MANAGED_BY`].

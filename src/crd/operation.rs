@@ -41,6 +41,7 @@ use super::{Condition, HatchState};
 #[x_kube(validation = Rule::new("self == oldSelf").message("spec: an Operation cannot be edited, create another one"))]
 #[x_kube(validation = Rule::new("(self.type in ['Start', 'Stop']) == has(self.target)").message("target: types Start and Stop need it, such as worker-3 or dispatcher, and no other type takes it"))]
 #[x_kube(validation = Rule::new("(self.type in ['Requeue', 'Complete']) == has(self.taskRef)").message("taskRef: types Requeue and Complete need the name of a Task, and no other type takes it"))]
+#[x_kube(validation = Rule::new("(self.type == 'CancelRun') == has(self.runRef)").message("runRef: type CancelRun needs the name of a Run, and no other type takes it"))]
 #[x_kube(validation = Rule::new("(self.type == 'Cleanup') == has(self.confirm)").message("confirm: type Cleanup needs the name of the namespace here, and no other type takes it"))]
 #[x_kube(validation = Rule::new("self.type == 'Cleanup' || (!self.dryRun && !self.force)").message("dryRun, force: only type Cleanup takes them"))]
 pub struct OperationSpec {
@@ -61,6 +62,9 @@ pub struct OperationSpec {
     /// For Requeue and Complete: the Task.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub task_ref: Option<OperationTask>,
+    /// For CancelRun: the Run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_ref: Option<OperationRun>,
     /// For Cleanup: the name of the namespace, so that nobody cleans up the wrong one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
@@ -79,6 +83,15 @@ pub struct OperationSpec {
 pub struct OperationTask {
     /// Name of the Task in the same namespace.
     #[schemars(length(min = 1, max = 48))]
+    pub name: String,
+}
+
+/// A Run of the same namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct OperationRun {
+    /// Name of the Run in the same namespace.
+    #[schemars(length(min = 1, max = 63))]
     pub name: String,
 }
 
@@ -102,6 +115,8 @@ pub enum OperationType {
     Preflight,
     /// End the present cycle; what runs goes on.
     EndCycle,
+    /// End a Run in progress; its Task goes back to the queue at no cost.
+    CancelRun,
     /// Put a Blocked or Failed Task back into the queue now, at no cost.
     Requeue,
     /// Say that a Task is done.
@@ -120,6 +135,7 @@ impl OperationType {
             Self::Cleanup => "Cleanup",
             Self::Preflight => "Preflight",
             Self::EndCycle => "EndCycle",
+            Self::CancelRun => "CancelRun",
             Self::Requeue => "Requeue",
             Self::Complete => "Complete",
         }

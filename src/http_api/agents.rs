@@ -13,13 +13,18 @@ use super::query::{Params, page};
 use super::state::ApiState;
 use crate::postgres::queries::{self, AgentRecord};
 
+/// Words of `role`.
+pub const ROLES: [&str; 5] = ["planner", "worker", "judge", "tester", "docser"];
+/// Words of `status`.
+pub const STATUSES: [&str; 3] = ["idle", "busy", "offline"];
+
 /// A slot of a pool.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Agent {
     /// E.g. `worker-1`.
     id: String,
-    /// `worker`, `tester` or `docser`.
+    /// `planner`, `worker`, `judge`, `tester` or `docser`.
     role: String,
     /// `idle`, `busy` or `offline` (suspended, or beyond the pool's replicas).
     status: String,
@@ -65,21 +70,21 @@ pub struct Agents {
 /// One agent.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct OneAgent {
-    agent: Agent,
+    pub agent: Agent,
 }
 
 /// Agents by pool and slot.
 #[utoipa::path(get, path = "/agents", tag = "agents",
     params(
-        ("role" = Option<String>, Query, description = "worker, tester or docser"),
+        ("role" = Option<String>, Query, description = "planner, worker, judge, tester or docser"),
         ("status" = Option<String>, Query, description = "idle, busy or offline"),
         ("limit" = Option<i64>, Query, description = "rows at most, 1 to 1000 (default 1000)"),
         ("cursor" = Option<String>, Query, description = "nextCursor of the page before")),
     responses((status = 200, body = Agents), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
         (status = 403, body = ErrorBody), (status = 503, body = ErrorBody)))]
 pub async fn list(State(state): State<ApiState>, params: Params) -> Result<Json<Agents>, ApiError> {
-    let role = params.word("role", &["worker", "tester", "docser"])?;
-    let status = params.word("status", &["idle", "busy", "offline"])?;
+    let role = params.word("role", &ROLES)?;
+    let status = params.word("status", &STATUSES)?;
     let (limit, (pool, slot)) = (params.limit()?, params.after_slot()?);
     let rows = queries::list_agents(
         &state.pool,
@@ -99,9 +104,18 @@ pub async fn list(State(state): State<ApiState>, params: Params) -> Result<Json<
     responses((status = 200, body = OneAgent), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody),
         (status = 404, body = ErrorBody), (status = 503, body = ErrorBody)))]
 pub async fn get(State(state): State<ApiState>, Path(id): Path<String>) -> Result<Json<OneAgent>, ApiError> {
-    // Postgres refuses NUL in a parameter; no agent has one in its name.
-    let record =
-        if id.contains('\0') { None } else { queries::get_agent(&state.pool, &state.namespace, &id).await? };
-    let record = record.ok_or_else(|| ApiError::not_found("agent"))?;
+    let record = find(&state, &id).await?.ok_or_else(|| ApiError::not_found("agent"))?;
     Ok(Json(OneAgent { agent: record.into() }))
+}
+
+/// The agent with this id.
+///
+/// # Errors
+/// 503 when the database cannot be read.
+pub async fn find(state: &ApiState, id: &str) -> Result<Option<AgentRecord>, ApiError> {
+    // Postgres refuses NUL in a parameter; no agent has one in its name.
+    if id.contains('\0') {
+        return Ok(None);
+    }
+    Ok(queries::get_agent(&state.pool, &state.namespace, id).await?)
 }

@@ -47,6 +47,11 @@ impl ApiError {
         Self::new(StatusCode::NOT_FOUND, "not_found", format!("{what} not found"))
     }
 
+    /// 404: it is there and has no content.
+    pub fn no_content(problem: &str) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "no_content", problem)
+    }
+
     /// 404: there is no such path.
     pub fn no_route() -> Self {
         Self::new(StatusCode::NOT_FOUND, "no_such_path", "there is no such path, see /openapi.json")
@@ -78,6 +83,11 @@ impl ApiError {
     /// 409.
     pub fn conflict(code: &'static str, problem: impl Into<String>) -> Self {
         Self::new(StatusCode::CONFLICT, code, problem)
+    }
+
+    /// Whether this is a 409.
+    pub fn is_conflict(&self) -> bool {
+        self.status == StatusCode::CONFLICT
     }
 
     /// 422.

@@ -2,23 +2,33 @@
 //!
 //! One file per resource. Errors are always JSON `{error, code}`; bad input is never a 500.
 
+pub mod agent_write;
 pub mod agents;
 pub mod auth;
 pub mod auth_kubernetes;
 pub mod error;
+pub mod fields;
 pub mod health;
+pub mod idempotency;
 pub mod kubernetes;
 pub mod observe;
+pub mod judgements;
+pub mod plan_list;
 pub mod plan_store;
 pub mod plans;
 pub mod query;
 pub mod retry;
+pub mod run_artifacts;
+pub mod run_write;
 pub mod runs;
 pub mod state;
+pub mod task_act;
+pub mod task_change;
 pub mod task_create;
 pub mod task_request;
 pub mod task_writer;
 pub mod tasks;
+pub mod written;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -154,13 +164,24 @@ fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(health::health))
         .routes(routes!(health::ready))
         .routes(routes!(tasks::list, task_create::create))
-        .routes(routes!(tasks::get))
-        .routes(routes!(runs::list))
-        .routes(routes!(runs::get))
+        .routes(routes!(tasks::get, task_change::change, task_act::delete))
+        .routes(routes!(task_act::retry))
+        .routes(routes!(runs::list, run_write::create))
+        .routes(routes!(runs::stats))
+        .routes(routes!(runs::get, run_write::change))
+        .routes(routes!(run_write::cancel))
+        .routes(
+            routes!(run_artifacts::post).layer(DefaultBodyLimit::max(run_artifacts::MAX_ARTIFACT_BODY_BYTES)),
+        )
+        .routes(routes!(run_artifacts::content))
         .routes(routes!(runs::logs))
         .routes(routes!(plans::hand_over).layer(DefaultBodyLimit::max(plans::MAX_PLAN_BYTES)))
-        .routes(routes!(agents::list))
-        .routes(routes!(agents::get))
+        .routes(routes!(agents::list, agent_write::register))
+        .routes(routes!(agents::get, agent_write::delete))
+        .routes(routes!(agent_write::heartbeat))
+        .routes(routes!(plan_list::list))
+        .routes(routes!(judgements::list))
+        .routes(routes!(judgements::diff))
 }
 
 /// The OpenAPI document, as served at `/openapi.json`.

@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::error::ApiError;
+use crate::crd::labels::is_label_value;
 use crate::postgres::queries::After;
 
 /// Most rows in one answer, with or without `limit`.
@@ -47,6 +48,20 @@ impl Params {
         }
     }
 
+    /// A word such as a lane's name.
+    ///
+    /// # Errors
+    /// 400 that names the parameter.
+    pub fn label(&self, name: &str) -> Result<Option<String>, ApiError> {
+        match self.text(name) {
+            Some(text) if !is_label_value(text) => Err(ApiError::invalid(
+                name,
+                "must be at most 63 letters, digits, '-', '_' and '.', with a letter or digit at both ends",
+            )),
+            text => Ok(text.map(ToOwned::to_owned)),
+        }
+    }
+
     /// `true` or `false`, false when absent.
     ///
     /// # Errors
@@ -74,6 +89,14 @@ impl Params {
             .ok()
             .filter(|n| (1..=MAX_ROWS).contains(n))
             .ok_or_else(|| ApiError::invalid("limit", format!("must be a number from 1 to {MAX_ROWS}")))
+    }
+
+    /// `limit` as the original reads it: the first of `limits` when absent or not a number from 1, and
+    /// never more than the second.
+    pub fn lenient_limit(&self, limits: (i64, i64)) -> i64 {
+        let (default, most) = limits;
+        let number = self.text("limit").and_then(|text| text.trim().parse::<i64>().ok());
+        number.filter(|n| *n >= 1).unwrap_or(default).min(most)
     }
 
     /// The two parts of `cursor`.
@@ -157,5 +180,14 @@ mod tests {
             assert!(params(&[("limit", limit)]).limit().is_err(), "{limit}");
         }
         assert_eq!(params(&[("limit", "")]).limit().expect("absent"), MAX_ROWS);
+    }
+
+    #[test]
+    fn lists_of_the_original_take_any_limit() {
+        for (text, limit) in
+            [("", 20), ("0", 20), ("-1", 20), ("ten", 20), ("1e3", 20), ("7", 7), ("100", 100), ("101", 100)]
+        {
+            assert_eq!(params(&[("limit", text)]).lenient_limit((20, 100)), limit, "{text}");
+        }
     }
 }

@@ -129,6 +129,8 @@ mod tests {
             next_kind: None,
             failure_class: None,
             failure_code: None,
+            parent_uid: None,
+            created_by: None,
             created_at: now,
             updated_at: now,
             deleted_at: None,

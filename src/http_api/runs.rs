@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::error::{ApiError, ErrorBody};
 use super::query::{Params, page};
 use super::state::ApiState;
+use crate::crd::System;
 use crate::postgres::logs::{self, ContainerLog};
 use crate::postgres::queries::{self, ArtifactRecord, RunFilter, RunRecord};
 
@@ -30,7 +31,7 @@ pub struct Run {
     agent_id: String,
     /// Ordinal of the attempt, from 1.
     attempt: i32,
-    /// `execute`.
+    /// `execute`, `judge`, `merge` or `plan`.
     purpose: String,
     /// `running`, `success`, `failed` or `cancelled`.
     status: String,
@@ -112,11 +113,12 @@ pub struct Runs {
 pub struct RunWithLog {
     #[serde(flatten)]
     run: Run,
-    /// The logs of all containers, at most the last MiB; null before they are kept.
-    log_content: Option<String>,
+    /// The logs of all containers, at most the last MiB after a line that says so; a sentence that
+    /// begins with `[System]` when there are none.
+    log_content: String,
 }
 
-/// What a Run left behind.
+/// What a Run left behind, or what was posted about it.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Artifact {
@@ -124,10 +126,10 @@ pub struct Artifact {
     id: Uuid,
     #[schema(value_type = String, format = "uuid")]
     run_id: Uuid,
-    /// `branch` or `commit`.
+    /// `branch`, `commit`, or what was posted.
     #[serde(rename = "type")]
     kind: String,
-    /// The pushed branch.
+    /// Of a branch or a commit: the pushed branch.
     #[serde(rename = "ref")]
     reference: Option<String>,
     url: Option<String>,
@@ -143,6 +145,12 @@ impl From<ArtifactRecord> for Artifact {
         let ArtifactRecord { id, run_uid, kind, reference, url, metadata, created_at } = record;
         Self { id, run_id: run_uid, kind, reference, url, metadata, created_at }
     }
+}
+
+/// One Run.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct RunRow {
+    pub run: Run,
 }
 
 /// One Run and what it left behind.
@@ -184,6 +192,7 @@ pub struct RunLogs {
     params(
         ("taskId" = Option<String>, Query, description = "Runs of this Task"),
         ("status" = Option<String>, Query, description = "running, success, failed or cancelled"),
+        ("agentId" = Option<String>, Query, description = "Runs in this slot, e.g. worker-3"),
         ("includeDeleted" = Option<bool>, Query, description = "also Runs that were deleted, with deletedAt"),
         ("limit" = Option<i64>, Query, description = "rows at most, 1 to 1000 (default 1000)"),
         ("cursor" = Option<String>, Query, description = "nextCursor of the page before")),
@@ -193,12 +202,41 @@ pub async fn list(State(state): State<ApiState>, params: Params) -> Result<Json<
     let filter = RunFilter {
         task: params.uuid("taskId")?,
         status: params.word("status", &["running", "success", "failed", "cancelled"])?,
+        agent: params.label("agentId")?,
         include_deleted: params.flag("includeDeleted")?,
     };
     let (limit, after) = (params.limit()?, params.after()?);
     let rows = queries::list_runs(&state.pool, &state.namespace, &filter, after, limit + 1).await?;
     let (rows, next_cursor) = page(rows, limit, |r| (r.created_at.to_string(), r.uid.to_string()));
     Ok(Json(Runs { runs: rows.into_iter().map(Run::from).collect(), next_cursor }))
+}
+
+/// What Runs have used of a day's tokens.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RunStats {
+    /// Tokens of the Runs that have ended on this day, as the budgets count them.
+    daily_tokens: i64,
+    /// `budgets.perDay` of the System; -1: no limit.
+    token_limit: i64,
+    /// Beginning of the day.
+    #[schema(value_type = String, format = DateTime)]
+    since: Timestamp,
+    /// `UTC`, whatever the zone of this program.
+    time_zone: &'static str,
+}
+
+/// Tokens used today (UTC).
+#[utoipa::path(get, path = "/runs/stats", tag = "runs",
+    responses((status = 200, body = RunStats), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody),
+        (status = 503, body = ErrorBody)))]
+pub async fn stats(State(state): State<ApiState>) -> Result<Json<RunStats>, ApiError> {
+    let system: Option<System> = state.kubernetes()?.get("default").await?;
+    let limit = system.and_then(|system| system.spec.budgets.per_day);
+    let now = (state.now)();
+    let since = Timestamp::from_second(now.as_second() - now.as_second().rem_euclid(24 * 3600)).unwrap_or(now);
+    let daily_tokens = queries::tokens_since(&state.pool, &state.namespace, since).await?;
+    Ok(Json(RunStats { daily_tokens, token_limit: limit.unwrap_or(-1), since, time_zone: "UTC" }))
 }
 
 /// One Run with its logs and artifacts.
@@ -214,13 +252,14 @@ pub async fn get(
 ) -> Result<Json<OneRun>, ApiError> {
     let record = find(&state, &id, params.flag("includeDeleted")?).await?;
     let artifacts = queries::artifacts(&state.pool, &state.namespace, record.uid).await?;
-    let log_content = match record.logs.as_deref() {
-        Some("lost") => Some("[System] the logs of this run could not be kept".to_owned()),
-        Some("not_kept") => Some("[System] the logs of this run were not kept".to_owned()),
-        Some(_) | None if record.has_logs => {
-            Some(joined(&logs::load(&state.pool, &state.namespace, record.uid, None).await?))
+    let log_content = match (record.logs.as_deref(), record.has_logs) {
+        (Some("lost"), _) => "[System] the logs of this run could not be kept".to_owned(),
+        (Some("not_kept"), _) => "[System] the logs of this run were not kept".to_owned(),
+        (_, true) => joined(&logs::load(&state.pool, &state.namespace, record.uid, None).await?),
+        (_, false) if record.status == "running" => {
+            format!("[System] the run is in progress, see /logs/agents/{}", record.agent)
         }
-        Some(_) | None => None,
+        (_, false) => "[System] the logs of this run are being kept, ask again".to_owned(),
     };
     let run = RunWithLog { run: record.into(), log_content };
     Ok(Json(OneRun { run, artifacts: artifacts.into_iter().map(Artifact::from).collect() }))
@@ -244,7 +283,7 @@ pub async fn logs(
     Ok(Json(RunLogs { logs: logs.into_iter().map(RunLog::from).collect() }))
 }
 
-async fn find(state: &ApiState, id: &str, include_deleted: bool) -> Result<RunRecord, ApiError> {
+pub(super) async fn find(state: &ApiState, id: &str, include_deleted: bool) -> Result<RunRecord, ApiError> {
     let uid = Uuid::parse_str(id).map_err(|_| ApiError::not_found("run"))?;
     queries::get_run(&state.pool, &state.namespace, uid, include_deleted)
         .await?

@@ -1,16 +1,16 @@
-//! The body of `POST /tasks`: read field by field, so that a refusal names the field. Unknown fields
-//! are ignored, as the original does; what Kubernetes validates is not validated twice.
+//! The body of `POST /tasks`, and what its fields mean in any body about a Task.
 
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
-use serde_json::{Map, Value};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::error::ApiError;
-use crate::crd::task::{RiskLevel, TaskContext};
-use crate::crd::{GoDuration, Role, TaskSpec, words::camel};
+use super::fields::Fields;
+use crate::crd::task::{DEFAULT_TIMEBOX_SECS, RiskLevel, TaskContext};
+use crate::crd::{GoDuration, Role, TaskSpec};
 
+/// The one kind of work that can be asked for.
+const KIND: &str = "code";
 /// Most minutes of a timebox.
 const MAX_TIMEBOX_MINUTES: u64 = 24 * 60;
 
@@ -32,7 +32,7 @@ pub struct CreateTask {
     risk_level: Option<String>,
     /// `worker`, `tester` or `docser`.
     role: Option<String>,
-    /// Kind of work, by default `code`.
+    /// Kind of work: `code`.
     kind: Option<String>,
     /// Ids of Tasks that must be resolved first.
     #[schema(value_type = Option<Vec<String>>)]
@@ -66,18 +66,7 @@ impl NewTask {
     /// # Errors
     /// 400 that names the field.
     pub fn parse(body: &[u8]) -> Result<Self, ApiError> {
-        let value: Value = serde_json::from_slice(body)
-            .map_err(|e| ApiError::bad_request(format!("the body is not JSON: {e}")))?;
-        let canonical = value.to_string();
-        let Value::Object(fields) = value else {
-            return Err(ApiError::bad_request("the body must be a JSON object"));
-        };
-        let fields = Fields { prefix: "", fields };
-        let timebox = match fields.optional::<u64>("timeboxMinutes")? {
-            None => GoDuration::from_secs(crate::crd::task::DEFAULT_TIMEBOX_SECS),
-            Some(minutes @ 1..=MAX_TIMEBOX_MINUTES) => GoDuration::from_secs(minutes * 60),
-            Some(_) => return Err(ApiError::invalid("timeboxMinutes", "must be from 1 to 1440")),
-        };
+        let fields = Fields::parse(body)?;
         let spec = TaskSpec {
             title: fields.text("title")?,
             goal: fields.text("goal")?,
@@ -85,23 +74,58 @@ impl NewTask {
             commands: fields.required("commands")?,
             context: context(&fields)?,
             priority: fields.optional("priority")?.unwrap_or_default(),
-            risk_level: fields.word::<RiskLevel>("riskLevel", "low, medium, high")?.unwrap_or_default(),
-            role: fields.role()?,
-            kind: fields.optional("kind")?.unwrap_or_else(|| "code".to_owned()),
-            timebox,
+            risk_level: risk_level(&fields)?.unwrap_or_default(),
+            role: role(&fields)?.unwrap_or_default(),
+            kind: kind(&fields)?.unwrap_or_else(|| KIND.to_owned()),
+            timebox: timebox(&fields)?.unwrap_or_else(|| GoDuration::from_secs(DEFAULT_TIMEBOX_SECS)),
             ..TaskSpec::default()
         };
-        let dependencies = fields.optional("dependencies")?.unwrap_or_default();
-        Ok(Self { spec, dependencies, canonical })
+        let dependencies = dependencies(&fields)?.unwrap_or_default();
+        Ok(Self { spec, dependencies, canonical: fields.canonical() })
     }
 }
 
-fn context(fields: &Fields) -> Result<Option<TaskContext>, ApiError> {
-    let Some(object) = fields.optional::<Map<String, Value>>("context")? else { return Ok(None) };
-    let context = Fields { prefix: "context.", fields: object };
+/// `dependencies`: ids of Tasks.
+pub(super) fn dependencies(fields: &Fields) -> Result<Option<Vec<Uuid>>, ApiError> {
+    fields.optional("dependencies")
+}
+
+/// `timeboxMinutes`.
+pub(super) fn timebox(fields: &Fields) -> Result<Option<GoDuration>, ApiError> {
+    match fields.optional::<u64>("timeboxMinutes")? {
+        None => Ok(None),
+        Some(minutes @ 1..=MAX_TIMEBOX_MINUTES) => Ok(Some(GoDuration::from_secs(minutes * 60))),
+        Some(_) => Err(fields.invalid("timeboxMinutes", "must be from 1 to 1440")),
+    }
+}
+
+/// `riskLevel`.
+pub(super) fn risk_level(fields: &Fields) -> Result<Option<RiskLevel>, ApiError> {
+    fields.word("riskLevel", &["low", "medium", "high"])
+}
+
+/// `role`: of the agents that carry the Task out; reviewing and planning are not asked for this way.
+pub(super) fn role(fields: &Fields) -> Result<Option<Role>, ApiError> {
+    fields.word("role", &["worker", "tester", "docser"])
+}
+
+/// `kind`. The original's plug-ins know more kinds; here only this one is ever dispatched
+/// (spec/api.md 1.2: "400 unsupported kind").
+pub(super) fn kind(fields: &Fields) -> Result<Option<String>, ApiError> {
+    match fields.optional::<String>("kind")? {
+        Some(kind) if kind != KIND => {
+            Err(fields.invalid("kind", format!("is not supported, must be {KIND}")))
+        }
+        kind => Ok(kind),
+    }
+}
+
+/// `context`.
+pub(super) fn context(fields: &Fields) -> Result<Option<TaskContext>, ApiError> {
+    let Some(context) = fields.object("context", "context.")? else { return Ok(None) };
     for unsupported in ["issue", "research"] {
-        if context.fields.get(unsupported).is_some_and(|v| !v.is_null()) {
-            return Err(ApiError::invalid(&format!("context.{unsupported}"), "is not supported"));
+        if context.has(unsupported) {
+            return Err(context.invalid(unsupported, "is not supported"));
         }
     }
     Ok(Some(TaskContext {
@@ -111,57 +135,9 @@ fn context(fields: &Fields) -> Result<Option<TaskContext>, ApiError> {
     }))
 }
 
-struct Fields {
-    prefix: &'static str,
-    fields: Map<String, Value>,
-}
-
-impl Fields {
-    fn optional<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, ApiError> {
-        match self.fields.get(name) {
-            None | Some(Value::Null) => Ok(None),
-            Some(value) => T::deserialize(value)
-                .map(Some)
-                .map_err(|e| ApiError::invalid(&format!("{}{name}", self.prefix), e)),
-        }
-    }
-
-    fn required<T: DeserializeOwned>(&self, name: &str) -> Result<T, ApiError> {
-        self.optional(name)?.ok_or_else(|| ApiError::invalid(name, "is required"))
-    }
-
-    fn text(&self, name: &str) -> Result<String, ApiError> {
-        let text: String = self.required(name)?;
-        if text.trim().is_empty() {
-            Err(ApiError::invalid(name, "must not be empty or blank"))
-        } else {
-            Ok(text)
-        }
-    }
-
-    /// Role of the agents that carry the Task out; reviewing and planning are not asked for this way.
-    fn role(&self) -> Result<Role, ApiError> {
-        let words = "worker, tester, docser";
-        match self.word::<Role>("role", words)?.unwrap_or_default() {
-            role @ (Role::Worker | Role::Tester | Role::Docser) => Ok(role),
-            Role::Judge | Role::Planner => Err(ApiError::invalid("role", format!("must be one of {words}"))),
-        }
-    }
-
-    /// A lower_snake enum word.
-    fn word<T: DeserializeOwned>(&self, name: &str, words: &str) -> Result<Option<T>, ApiError> {
-        let bad = || ApiError::invalid(name, format!("must be one of {words}"));
-        let Some(word) = self.optional::<String>(name)? else { return Ok(None) };
-        if word != word.to_ascii_lowercase() {
-            return Err(bad());
-        }
-        serde_json::from_value(Value::String(camel(&word))).map(Some).map_err(|_| bad())
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
@@ -208,6 +184,7 @@ mod tests {
             ("timeboxMinutes", json!(1441)),
             ("dependencies", json!(["x"])),
             ("kind", json!({})),
+            ("kind", json!("research")),
             ("context", json!([])),
             ("context.files", json!({"files": "x"})),
             ("context.issue", json!({"issue": {"number": 1}})),

@@ -15,7 +15,7 @@ use super::state::ApiState;
 use crate::postgres::queries::{self, RecoverySettings, TaskFilter, TaskRecord};
 
 /// Words of `status`.
-const STATUSES: [&str; 6] = ["queued", "running", "blocked", "failed", "done", "cancelled"];
+pub const STATUSES: [&str; 6] = ["queued", "running", "blocked", "failed", "done", "cancelled"];
 
 /// A Task.
 #[derive(Debug, Serialize, ToSchema)]
@@ -35,7 +35,7 @@ pub struct Task {
     priority: i32,
     /// `low`, `medium` or `high`.
     risk_level: String,
-    /// `worker`, `tester` or `docser`.
+    /// `worker`, `tester`, `docser` or `planner`.
     role: String,
     lane: String,
     kind: String,
@@ -52,6 +52,11 @@ pub struct Task {
     attempts: i32,
     /// What attempts have cost in all; infrastructure faults cost nothing.
     retry_count: i32,
+    /// Task that this one follows: the one that planned it, was split, or is mended by it.
+    #[schema(value_type = Option<String>, format = "uuid")]
+    parent_id: Option<Uuid>,
+    /// Who made it, unless a person did: `planner`, `judge`, `rework` or `api`.
+    created_by: Option<String>,
     #[schema(value_type = String, format = DateTime)]
     created_at: Timestamp,
     /// When its state last changed.
@@ -95,6 +100,8 @@ impl Task {
             next_kind: _,
             failure_class: _,
             failure_code: _,
+            parent_uid,
+            created_by,
             created_at,
             updated_at,
             deleted_at,
@@ -121,6 +128,8 @@ impl Task {
             timebox_minutes,
             attempts,
             retry_count,
+            parent_id: parent_uid,
+            created_by,
             created_at,
             updated_at,
             deleted_at,
@@ -149,6 +158,11 @@ pub struct OneTask {
 #[utoipa::path(get, path = "/tasks", tag = "tasks",
     params(
         ("status" = Option<String>, Query, description = "queued, running, blocked, failed, done or cancelled"),
+        ("role" = Option<String>, Query, description = "worker, tester, docser or planner"),
+        ("lane" = Option<String>, Query, description = "e.g. feature"),
+        ("kind" = Option<String>, Query, description = "e.g. code"),
+        ("createdBy" = Option<String>, Query, description = "who made it, unless a person did: planner, judge, rework or api"),
+        ("parentId" = Option<String>, Query, description = "uid of the Task that it follows"),
         ("includeDeleted" = Option<bool>, Query, description = "also Tasks that were deleted, with deletedAt"),
         ("limit" = Option<i64>, Query, description = "rows at most, 1 to 1000 (default 1000)"),
         ("cursor" = Option<String>, Query, description = "nextCursor of the page before")),
@@ -157,6 +171,11 @@ pub struct OneTask {
 pub async fn list(State(state): State<ApiState>, params: Params) -> Result<Json<Tasks>, ApiError> {
     let filter = TaskFilter {
         status: params.word("status", &STATUSES)?,
+        role: params.word("role", &["worker", "tester", "docser", "planner"])?,
+        lane: params.label("lane")?,
+        kind: params.label("kind")?,
+        created_by: params.label("createdBy")?,
+        parent: params.uuid("parentId")?,
         include_deleted: params.flag("includeDeleted")?,
     };
     let (limit, after) = (params.limit()?, params.after()?);

@@ -2,10 +2,13 @@
 //!
 //! Never read by a controller's decision: Kubernetes is the only truth (design, section 3 rule 1).
 
+pub mod artifacts;
 pub mod derived;
 pub mod error;
+pub mod history;
 pub mod logs;
 pub mod migrate;
+mod page;
 pub mod pool;
 pub mod queries;
 

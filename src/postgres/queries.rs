@@ -7,6 +7,7 @@ use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::Error;
+use super::page::Page;
 use crate::crd::task::Retries;
 
 /// Where a page of tasks or runs begins: after this row in the order newest first.
@@ -51,6 +52,10 @@ pub struct TaskRecord {
     pub next_kind: Option<String>,
     pub failure_class: Option<String>,
     pub failure_code: Option<String>,
+    /// Task that this one follows.
+    pub parent_uid: Option<Uuid>,
+    /// Who made it, unless a person did: `planner`, `judge`, `rework` or `api`.
+    pub created_by: Option<String>,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
     pub deleted_at: Option<Timestamp>,
@@ -89,6 +94,20 @@ pub struct ArtifactRecord {
     pub created_at: Timestamp,
 }
 
+impl ArtifactRecord {
+    pub(super) fn read(row: &Row) -> Result<Self, Error> {
+        Ok(Self {
+            id: row.try_get("id")?,
+            run_uid: row.try_get("run_uid")?,
+            kind: row.try_get("type")?,
+            reference: row.try_get("ref")?,
+            url: row.try_get("url")?,
+            metadata: row.try_get("metadata")?,
+            created_at: row.try_get("created_at")?,
+        })
+    }
+}
+
 /// A slot of a pool.
 #[derive(Clone, Debug)]
 pub struct AgentRecord {
@@ -122,7 +141,7 @@ SELECT t.uid, t.name, t.title, t.goal, t.context, t.allowed_paths, t.denied_path
                  FROM unnest(t.dependency_names) WITH ORDINALITY AS d(name, n)) AS q
               WHERE q.uid IS NOT NULL ORDER BY q.n) AS dependencies,
        t.timebox_minutes, t.attempts, t.retry_count, t.retries, t.retry_at, t.next_kind, t.failure_class,
-       t.failure_code, t.created_at, t.updated_at, t.deleted_at
+       t.failure_code, t.parent_uid, t.created_by, t.created_at, t.updated_at, t.deleted_at
   FROM tasks t";
 
 const RUN_SELECT: &str = "
@@ -143,6 +162,13 @@ async fn connection(pool: &Pool) -> Result<Object, Error> {
 pub struct TaskFilter {
     /// lower_snake phase.
     pub status: Option<String>,
+    pub role: Option<String>,
+    pub lane: Option<String>,
+    pub kind: Option<String>,
+    /// Who made it, e.g. `planner`.
+    pub created_by: Option<String>,
+    /// The Task that it follows.
+    pub parent: Option<Uuid>,
     pub include_deleted: bool,
 }
 
@@ -158,18 +184,17 @@ pub async fn list_tasks(
     limit: i64,
 ) -> Result<Vec<TaskRecord>, Error> {
     let client = connection(pool).await?;
-    let sql = format!(
-        "{TASK_SELECT} WHERE t.namespace = $1 AND (t.created_at, t.uid) < ($2, $3)
-            AND ($4::text IS NULL OR t.status = $4) AND ($5 OR t.deleted_at IS NULL)
-          ORDER BY t.created_at DESC, t.uid DESC LIMIT $6"
-    );
+    let (sql, values) = Page::after("t", &namespace, &after)
+        .equal("t.status", filter.status.as_ref())
+        .equal("t.role", filter.role.as_ref())
+        .equal("t.lane", filter.lane.as_ref())
+        .equal("t.kind", filter.kind.as_ref())
+        .equal("t.created_by", filter.created_by.as_ref())
+        .equal("t.parent_uid", filter.parent.as_ref())
+        .only(!filter.include_deleted, "t.deleted_at IS NULL")
+        .finish(TASK_SELECT, "t.created_at DESC, t.uid DESC", &limit);
     let statement = client.prepare_cached(&sql).await?;
-    let rows = client
-        .query(
-            &statement,
-            &[&namespace, &after.created_at, &after.uid, &filter.status, &filter.include_deleted, &limit],
-        )
-        .await?;
+    let rows = client.query(&statement, &values).await?;
     rows.iter().map(task_record).collect()
 }
 
@@ -192,6 +217,25 @@ pub async fn get_task(
     let statement = client.prepare_cached(&sql).await?;
     let row = client.query_opt(&statement, &[&namespace, &uid, &version, &include_deleted]).await?;
     row.as_ref().map(task_record).transpose()
+}
+
+/// The Tasks of the plans that the Tasks `parents` have made, deleted ones included, oldest first.
+///
+/// # Errors
+/// `Connect`, `Statement` or `Value`.
+pub async fn planned_tasks(
+    pool: &Pool,
+    namespace: &str,
+    parents: &[Uuid],
+) -> Result<Vec<TaskRecord>, Error> {
+    let client = connection(pool).await?;
+    let sql = format!(
+        "{TASK_SELECT} WHERE t.namespace = $1 AND t.parent_uid = ANY($2) AND t.plan_signature IS NOT NULL
+          ORDER BY t.created_at, t.uid"
+    );
+    let statement = client.prepare_cached(&sql).await?;
+    let rows = client.query(&statement, &[&namespace, &parents]).await?;
+    rows.iter().map(task_record).collect()
 }
 
 /// Names of live Tasks by uid.
@@ -240,6 +284,8 @@ pub struct RunFilter {
     pub task: Option<Uuid>,
     /// lower_snake phase.
     pub status: Option<String>,
+    /// Slot, e.g. `worker-3`.
+    pub agent: Option<String>,
     pub include_deleted: bool,
 }
 
@@ -255,27 +301,14 @@ pub async fn list_runs(
     limit: i64,
 ) -> Result<Vec<RunRecord>, Error> {
     let client = connection(pool).await?;
-    let sql = format!(
-        "{RUN_SELECT} WHERE r.namespace = $1 AND (r.created_at, r.uid) < ($2, $3)
-            AND ($4::uuid IS NULL OR r.task_uid = $4) AND ($5::text IS NULL OR r.status = $5)
-            AND ($6 OR r.deleted_at IS NULL)
-          ORDER BY r.created_at DESC, r.uid DESC LIMIT $7"
-    );
+    let (sql, values) = Page::after("r", &namespace, &after)
+        .equal("r.task_uid", filter.task.as_ref())
+        .equal("r.status", filter.status.as_ref())
+        .equal("r.agent", filter.agent.as_ref())
+        .only(!filter.include_deleted, "r.deleted_at IS NULL")
+        .finish(RUN_SELECT, "r.created_at DESC, r.uid DESC", &limit);
     let statement = client.prepare_cached(&sql).await?;
-    let rows = client
-        .query(
-            &statement,
-            &[
-                &namespace,
-                &after.created_at,
-                &after.uid,
-                &filter.task,
-                &filter.status,
-                &filter.include_deleted,
-                &limit,
-            ],
-        )
-        .await?;
+    let rows = client.query(&statement, &values).await?;
     rows.iter().map(run_record).collect()
 }
 
@@ -296,6 +329,17 @@ pub async fn get_run(
     row.as_ref().map(run_record).transpose()
 }
 
+/// Uid of the newest Run of this name.
+///
+/// # Errors
+/// `Connect` or `Statement`.
+pub async fn run_named(pool: &Pool, namespace: &str, name: &str) -> Result<Option<Uuid>, Error> {
+    let client = connection(pool).await?;
+    let sql = "SELECT uid FROM runs WHERE namespace = $1 AND name = $2 ORDER BY created_at DESC LIMIT 1";
+    let row = client.query_opt(sql, &[&namespace, &name]).await?;
+    row.map(|row| Ok(row.try_get(0)?)).transpose()
+}
+
 /// What a Run left behind, oldest first.
 ///
 /// # Errors
@@ -305,23 +349,31 @@ pub async fn artifacts(pool: &Pool, namespace: &str, run: Uuid) -> Result<Vec<Ar
     let rows = client
         .query(
             "SELECT id, run_uid, type, ref, url, metadata, created_at FROM artifacts
-              WHERE namespace = $1 AND run_uid = $2 ORDER BY created_at, type",
+              WHERE namespace = $1 AND run_uid = $2
+             UNION ALL
+             SELECT id, run_uid, type, ref, url, metadata, created_at FROM posted_artifacts
+              WHERE namespace = $1 AND run_uid = $2
+              ORDER BY created_at, type, id",
             &[&namespace, &run],
         )
         .await?;
-    rows.iter()
-        .map(|r| {
-            Ok(ArtifactRecord {
-                id: r.try_get("id")?,
-                run_uid: r.try_get("run_uid")?,
-                kind: r.try_get("type")?,
-                reference: r.try_get("ref")?,
-                url: r.try_get("url")?,
-                metadata: r.try_get("metadata")?,
-                created_at: r.try_get("created_at")?,
-            })
-        })
-        .collect()
+    rows.iter().map(ArtifactRecord::read).collect()
+}
+
+/// Tokens of the Runs that have ended since `since`, deleted ones included: they were used.
+///
+/// # Errors
+/// `Connect` or `Statement`.
+pub async fn tokens_since(pool: &Pool, namespace: &str, since: Timestamp) -> Result<i64, Error> {
+    let client = connection(pool).await?;
+    let row = client
+        .query_one(
+            "SELECT least(coalesce(sum(cost_tokens), 0), 9223372036854775807)::bigint FROM runs
+              WHERE namespace = $1 AND finished_at >= $2 AND cost_tokens IS NOT NULL",
+            &[&namespace, &since],
+        )
+        .await?;
+    Ok(row.try_get(0)?)
 }
 
 /// At most `limit` agents after pool and slot `after`, by pool and slot.
@@ -409,6 +461,8 @@ fn task_record(row: &Row) -> Result<TaskRecord, Error> {
         next_kind: row.try_get("next_kind")?,
         failure_class: row.try_get("failure_class")?,
         failure_code: row.try_get("failure_code")?,
+        parent_uid: row.try_get("parent_uid")?,
+        created_by: row.try_get("created_by")?,
         created_at: row.try_get("created_at")?,
         updated_at: row.try_get("updated_at")?,
         deleted_at: row.try_get("deleted_at")?,

@@ -16,3 +16,4 @@ mod record;
 mod world;
 
 mod service;
+mod tasks;

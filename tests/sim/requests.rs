@@ -72,6 +72,7 @@ impl Checker {
                 | OperationType::Stop
                 | OperationType::Preflight
                 | OperationType::EndCycle
+                | OperationType::CancelRun
                 | OperationType::Requeue
                 | OperationType::Complete => {}
             }

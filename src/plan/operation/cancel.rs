@@ -17,7 +17,7 @@ pub struct Cancel {
 }
 
 /// Whether `run` is to be ended: a StopAll is in progress (it says so only once the hatch is disarmed
-/// and the components are stopped), or its agent is stopped. `operations` are those not yet over.
+/// and the components are stopped), or a CancelRun that names it, or its agent is stopped. `operations` are those not yet over.
 pub fn cancel_of<'a>(
     run: &Run,
     system: Option<&System>,
@@ -29,6 +29,11 @@ pub fn cancel_of<'a>(
         .min_by_key(|o| super::order::place(o));
     if let Some(operation) = stop_all {
         let why = format!("cancelled by Operation {} (StopAll)", operation.name_str());
+        return Some(Cancel { operation: operation.uid_str().into(), why });
+    }
+    let named = operations.clone().filter(|o| cancels(o, run)).min_by_key(|o| super::order::place(o));
+    if let Some(operation) = named {
+        let why = format!("cancelled by Operation {} (CancelRun)", operation.name_str());
         return Some(Cancel { operation: operation.uid_str().into(), why });
     }
     if !system.is_some_and(|s| s.is_stopped(&run.spec.agent)) {
@@ -53,6 +58,12 @@ pub fn released_by<'a>(mut operations: impl Iterator<Item = &'a Operation>, hold
                 && o.status.as_ref().and_then(|s| s.finished_at).is_some_and(|at| at > since)
         }),
     }
+}
+
+fn cancels(operation: &Operation, run: &Run) -> bool {
+    operation.spec.type_ == OperationType::CancelRun
+        && operation.phase() == OperationPhase::Running
+        && super::cancel_run::run_name(operation) == run.metadata.name.as_deref()
 }
 
 fn targets(operation: &Operation, type_: OperationType, agent: &str) -> bool {

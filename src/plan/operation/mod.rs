@@ -13,12 +13,14 @@
 //! | Cleanup | check; Tasks (Runs and Pods go with them); finished Operations |
 //! | Preflight | count |
 //! | EndCycle | the cycle ends in `System.status.cycle`, whose record names the Operation |
+//! | CancelRun | the run controller carries it out ([`cancel_of`]): the Run Cancelled, its Task Queued |
 //! | Requeue, Complete | the task controller carries it out (`plan::task`) |
 //!
 //! Runs and Tasks have one writer each: they look for Operations in progress themselves ([`cancel_of`],
 //! `plan::task::Requested`), and the Operation waits until it sees the result.
 
 mod cancel;
+mod cancel_run;
 mod cleanup;
 mod end_cycle;
 mod latch;
@@ -121,6 +123,7 @@ pub fn plan_operation(o: &Observed) -> OperationPlan {
         OperationType::Cleanup => cleanup::plan(o),
         OperationType::Preflight => preflight::plan(o),
         OperationType::EndCycle => end_cycle::plan(o),
+        OperationType::CancelRun => cancel_run::plan(o),
         OperationType::Requeue | OperationType::Complete => task_request::plan(o),
     }
 }

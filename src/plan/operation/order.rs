@@ -13,6 +13,7 @@ pub fn is_urgent(type_: OperationType) -> bool {
         | OperationType::Cleanup
         | OperationType::Preflight
         | OperationType::EndCycle
+        | OperationType::CancelRun
         | OperationType::Requeue
         | OperationType::Complete => false,
     }

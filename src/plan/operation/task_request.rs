@@ -27,7 +27,8 @@ pub fn requested_of<'a>(
         | OperationType::StopAll
         | OperationType::Cleanup
         | OperationType::Preflight
-        | OperationType::EndCycle => return None,
+        | OperationType::EndCycle
+        | OperationType::CancelRun => return None,
     };
     Some(Requested { operation: operation.uid_str().into(), name: operation.name_str().into(), complete })
 }

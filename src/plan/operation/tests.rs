@@ -51,6 +51,26 @@ fn an_operation_ends_one_cycle_however_often_it_is_looked_at() {
 }
 
 #[test]
+fn one_run_is_cancelled_and_no_other_and_its_task_goes_back_at_no_cost() {
+    let mut w = busy();
+    let name = w.runs[1].metadata.name.clone().unwrap();
+    let op = w.ask(OperationType::CancelRun, &name);
+    w.settle();
+    assert_eq!((w.phase(op), result(&w, op).cancelled_runs), (OperationPhase::Succeeded, Some(1)));
+    let phases: Vec<RunPhase> = w.runs.iter().map(|r| r.status.as_ref().unwrap().phase).collect();
+    assert_eq!(phases[..3], [RunPhase::Running, RunPhase::Cancelled, RunPhase::Running]);
+    assert_eq!(w.runs[1].status.as_ref().unwrap().cancelled_by, w.operations[op].uid_str());
+    let task = w.tasks.iter().find(|t| t.metadata.name == Some(w.runs[1].spec.task_ref.name.clone())).unwrap();
+    let status = task.status.as_ref().unwrap();
+    assert_eq!((status.phase, status.retry_at, status.retries), (TaskPhase::Queued, None, Default::default()));
+    assert!(!w.system.is_stopped(&w.runs[1].spec.agent), "its slot stays in use");
+    let again = ended(&mut w, OperationType::CancelRun, &name);
+    assert_eq!((again.0, again.1.contains("Cancelled")), (OperationPhase::Failed, true), "{}", again.1);
+    let none = ended(&mut w, OperationType::CancelRun, "nothing");
+    assert_eq!((none.0, none.1.contains("no Run named nothing")), (OperationPhase::Failed, true), "{}", none.1);
+}
+
+#[test]
 fn stop_all_disarms_first_then_ends_pods_and_runs_and_queues_the_tasks_at_no_cost_c108() {
     let mut w = busy();
     // A Pod with our label that no Run accounts for.

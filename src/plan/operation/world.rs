@@ -6,7 +6,7 @@ use kube::ResourceExt;
 
 use super::{DoomedKind, Observed, OperationPlan, cancel_of, plan_operation, requested_of};
 use crate::crd::names::agent_name;
-use crate::crd::operation::OperationTask;
+use crate::crd::operation::{OperationRun, OperationTask};
 use crate::crd::system::component;
 use crate::crd::*;
 use crate::plan::fixtures::*;
@@ -62,6 +62,7 @@ impl World {
             OperationType::Requeue | OperationType::Complete => {
                 spec.task_ref = Some(OperationTask { name: about.into() });
             }
+            OperationType::CancelRun => spec.run_ref = Some(OperationRun { name: about.into() }),
             OperationType::Cleanup => spec.confirm = Some(about.into()),
             OperationType::Arm
             | OperationType::Disarm
