@@ -144,6 +144,8 @@ pub fn access(method: &Method, route: &str) -> Option<Access> {
         (true, "/runs/{id}" | "/runs/{id}/logs") => on("get", "runs"),
         (true, "/agents") => on("list", "agentpools"),
         (true, "/agents/{id}") => on("get", "agentpools"),
+        (true, "/config") => on("get", "systems"),
+        (false, "/config") if method == Method::PATCH => on("patch", "systems"),
         (false, "/tasks") if method == Method::POST => on("create", "tasks"),
         (false, "/runs/{id}/tasks") if method == Method::POST => Some(Access::Run),
         _ => None,

@@ -5,6 +5,7 @@
 pub mod agents;
 pub mod auth;
 pub mod auth_kubernetes;
+pub mod config;
 pub mod error;
 pub mod health;
 pub mod kubernetes;
@@ -67,6 +68,8 @@ pub struct ApiConfig {
     pub kubernetes_auth: bool,
     /// Serve everybody when no other way is configured.
     pub insecure_no_auth: bool,
+    /// Name of the Secret of the namespace that keys of `/config` are written to; without it they are refused.
+    pub config_secret: Option<String>,
     /// Creates Tasks and checks tokens; without it the API only reads.
     pub client: Option<kube::Client>,
     /// The clock.
@@ -136,6 +139,7 @@ pub fn state(config: &ApiConfig) -> Result<ApiState, Error> {
         namespace: config.namespace.as_str().into(),
         auth: Arc::new(Auth { keys, kubernetes, insecure: open && config.insecure_no_auth }),
         kubernetes: config.client.clone().map(|client| Kubernetes::new(client, &config.namespace)),
+        config_secret: config.config_secret.as_deref().map(Into::into),
         writer,
         plans,
         now: config.now,
@@ -161,6 +165,7 @@ fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(plans::hand_over).layer(DefaultBodyLimit::max(plans::MAX_PLAN_BYTES)))
         .routes(routes!(agents::list))
         .routes(routes!(agents::get))
+        .routes(routes!(config::get::get, config::patch::patch))
 }
 
 /// The OpenAPI document, as served at `/openapi.json`.

@@ -15,4 +15,5 @@ mod record;
 #[path = "../resilience/world.rs"]
 mod world;
 
+mod config;
 mod service;
