@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::{Event, Secret};
 use kube::ResourceExt;
 use kube::api::{Api, DeleteParams, ListParams, PostParams};
 use opentiger::crd::{AgentPool, Operation, Run, System};
+use opentiger::postgres::DatabaseConfig;
 use serde_json::{Value, json};
 
 use crate::postgres::eventually;
@@ -156,7 +157,9 @@ async fn what_is_refused_keeps_nothing_else_from_being_applied() {
 
 #[tokio::test]
 async fn a_body_that_cannot_be_read_changes_nothing() {
-    let service = Service::start("config-body").await;
+    // The configuration does not need the database.
+    let away = DatabaseConfig::new("postgres://nobody@127.0.0.1:1/none", "test-api");
+    let service = Service::configured("config-body", json!({}), |api| api.database = away).await;
     for body in [json!([]), json!("x"), json!(null)] {
         service.patch("/config", body).await.refused(400, "bad_request");
     }

@@ -335,7 +335,7 @@ fn blame(status: &kube::core::Status, keys: &[&'static Key]) -> BTreeMap<&'stati
     }
     if blamed.is_empty() {
         let problem = match status.code {
-            403 => "this API's account may not change it",
+            403 => "Kubernetes does not allow this API's account to change it",
             _ => "Kubernetes refuses the change as a whole",
         };
         blamed.extend(keys.iter().map(|key| (key.name, problem.to_owned())));
