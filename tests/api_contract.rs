@@ -39,6 +39,7 @@ fn config(database: &Database) -> ApiConfig {
         api_keys_file: None,
         kubernetes_auth: false,
         insecure_no_auth: true,
+        config_secret: None,
         client: None,
         now: jiff::Timestamp::now,
     }

@@ -72,6 +72,7 @@ fn config(database: &Database, client: &Client, namespace: &str) -> ApiConfig {
         api_keys_file: None,
         kubernetes_auth: false,
         insecure_no_auth: true,
+        config_secret: None,
         client: Some(client.clone()),
         now: jiff::Timestamp::now,
     }

@@ -117,6 +117,19 @@ fn nobody_gets_secrets_wildcards_or_a_second_way_to_write(#[case] set: &[&str]) 
     }
 }
 
+#[test]
+fn the_api_reaches_the_one_secret_that_it_was_told_of() {
+    let told = template("opentiger", &[DATABASE, "api.configSecret=provider-keys"]);
+    assert!(told.contains("--config-secret=provider-keys"));
+    let rules: Vec<Value> = rbac(&told)
+        .into_iter()
+        .flat_map(|role| role["rules"].as_array().cloned().unwrap_or_default())
+        .collect();
+    let secrets: Vec<_> = rules.iter().filter(|rule| rule["resources"] == json!(["secrets"])).collect();
+    let only = json!({"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["provider-keys"], "verbs": ["get", "patch"]});
+    assert_eq!(secrets, [&only]);
+}
+
 #[rstest]
 #[case("operator.replicsa=1", "replicsa")]
 #[case("oprator.replicas=1", "oprator")]

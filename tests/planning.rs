@@ -276,6 +276,7 @@ async fn a_run_s_pod_hands_its_plan_over_and_nobody_else_can() {
         api_keys_file: None,
         kubernetes_auth: false,
         insecure_no_auth: true,
+        config_secret: None,
         client: Some(client.clone()),
         now: jiff::Timestamp::now,
     };

@@ -85,6 +85,9 @@ struct ApiArgs {
     /// Serve everybody. For trials on loopback only.
     #[arg(long)]
     insecure_no_auth: bool,
+    /// Secret of the namespace that keys of PATCH /config are written to; without it they are refused.
+    #[arg(long, env = "CONFIG_SECRET")]
+    config_secret: Option<String>,
 }
 
 /// What the commands for people call themselves in the audit log of the API server.
@@ -166,6 +169,7 @@ async fn api(args: ApiArgs) -> anyhow::Result<()> {
         api_keys_file: args.api_keys_file,
         kubernetes_auth: args.kubernetes_auth,
         insecure_no_auth: args.insecure_no_auth,
+        config_secret: args.config_secret.filter(|name| !name.is_empty()),
         client,
         now: jiff::Timestamp::now,
     };

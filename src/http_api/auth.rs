@@ -151,6 +151,8 @@ pub fn access(method: &Method, route: &str) -> Option<Access> {
         (true, "/judgements/{id}/diff") => on("get", "tasks"),
         (true, "/agents") => on("list", "agentpools"),
         (true, "/agents/{id}") => on("get", "agentpools"),
+        (true, "/config") => on("get", "systems"),
+        (false, "/config") if method == Method::PATCH => on("patch", "systems"),
         (false, "/tasks") if method == Method::POST => on("create", "tasks"),
         (false, "/tasks/{id}") if method == Method::PATCH => on("patch", "tasks"),
         (false, "/tasks/{id}") if method == Method::DELETE => on("delete", "tasks"),

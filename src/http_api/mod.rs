@@ -6,6 +6,7 @@ pub mod agent_write;
 pub mod agents;
 pub mod auth;
 pub mod auth_kubernetes;
+pub mod config;
 pub mod error;
 pub mod fields;
 pub mod health;
@@ -77,6 +78,8 @@ pub struct ApiConfig {
     pub kubernetes_auth: bool,
     /// Serve everybody when no other way is configured.
     pub insecure_no_auth: bool,
+    /// Name of the Secret of the namespace that keys of `/config` are written to; without it they are refused.
+    pub config_secret: Option<String>,
     /// Creates Tasks and checks tokens; without it the API only reads.
     pub client: Option<kube::Client>,
     /// The clock.
@@ -146,6 +149,7 @@ pub fn state(config: &ApiConfig) -> Result<ApiState, Error> {
         namespace: config.namespace.as_str().into(),
         auth: Arc::new(Auth { keys, kubernetes, insecure: open && config.insecure_no_auth }),
         kubernetes: config.client.clone().map(|client| Kubernetes::new(client, &config.namespace)),
+        config_secret: config.config_secret.as_deref().map(Into::into),
         writer,
         plans,
         now: config.now,
@@ -182,6 +186,7 @@ fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(plan_list::list))
         .routes(routes!(judgements::list))
         .routes(routes!(judgements::diff))
+        .routes(routes!(config::get::get, config::patch::patch))
 }
 
 /// The OpenAPI document, as served at `/openapi.json`.

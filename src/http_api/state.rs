@@ -20,6 +20,8 @@ pub struct ApiState {
     pub auth: Arc<Auth>,
     /// The objects of the namespace; without it the API only reads.
     pub kubernetes: Option<Kubernetes>,
+    /// Name of the Secret that keys of `/config` are written to; without it they are refused.
+    pub config_secret: Option<Arc<str>>,
     /// Creates Tasks; without it `POST /tasks` answers 503.
     pub writer: Option<Arc<dyn TaskWriter>>,
     /// Takes plans; without it `POST /runs/{id}/tasks` answers 503.

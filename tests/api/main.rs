@@ -15,5 +15,6 @@ mod record;
 #[path = "../resilience/world.rs"]
 mod world;
 
+mod config;
 mod service;
 mod tasks;

@@ -50,6 +50,7 @@ impl Service {
             api_keys_file: None,
             kubernetes_auth: false,
             insecure_no_auth: true,
+            config_secret: None,
             client: Some(world.client.clone()),
             now: jiff::Timestamp::now,
         };
