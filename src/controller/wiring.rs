@@ -386,6 +386,8 @@ impl Wiring {
                         wiring.queues.tasks.add(Key::new(&namespace, &task.name));
                     }
                 }
+                // The Planner condition says so without delay.
+                OperationType::Replan => wiring.queues.systems.add(Key::new(&namespace, system::NAME)),
                 OperationType::Arm
                 | OperationType::Disarm
                 | OperationType::Cleanup

@@ -100,6 +100,10 @@ pub enum OperationType {
     /// Say what there is to do and what to start for it; changes nothing.
     #[default]
     Preflight,
+    /// Plan now: create the Task that plans, without waiting for `planner.interval` and even when
+    /// nothing has changed since the last plan; starts a planner that is stopped. Fails while there
+    /// is a backlog.
+    Replan,
     /// End the present cycle; what runs goes on.
     EndCycle,
     /// Put a Blocked or Failed Task back into the queue now, at no cost.
@@ -119,6 +123,7 @@ impl OperationType {
             Self::StopAll => "StopAll",
             Self::Cleanup => "Cleanup",
             Self::Preflight => "Preflight",
+            Self::Replan => "Replan",
             Self::EndCycle => "EndCycle",
             Self::Requeue => "Requeue",
             Self::Complete => "Complete",
@@ -202,6 +207,26 @@ pub struct OperationResult {
     /// Preflight: what there is and what to start.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub preflight: Option<PreflightResult>,
+    /// Replan: name of the Task that plans; of one that fails, the Task that is planning already.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 63))]
+    pub task: Option<String>,
+    /// Replan that fails: the work there is already.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backlog: Option<Backlog>,
+}
+
+/// Tasks that are neither Done nor Cancelled, without those that plan.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Backlog {
+    pub queued_tasks: i32,
+    pub running_tasks: i32,
+    pub failed_tasks: i32,
+    /// Blocked for whatever reason.
+    pub blocked_tasks: i32,
+    /// Of these, waiting for a review.
+    pub pending_judge_tasks: i32,
 }
 
 /// What there is to do in a namespace, and what to start for it.

@@ -62,6 +62,7 @@ impl Checker {
                 | OperationType::Stop
                 | OperationType::Cleanup
                 | OperationType::Preflight
+                | OperationType::Replan
                 | OperationType::EndCycle
                 | OperationType::Requeue
                 | OperationType::Complete => {}

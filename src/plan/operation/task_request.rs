@@ -27,6 +27,7 @@ pub fn requested_of<'a>(
         | OperationType::StopAll
         | OperationType::Cleanup
         | OperationType::Preflight
+        | OperationType::Replan
         | OperationType::EndCycle => return None,
     };
     Some(Requested { operation: operation.uid_str().into(), name: operation.name_str().into(), complete })
