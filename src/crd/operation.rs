@@ -192,6 +192,12 @@ pub struct OperationResult {
     /// Tasks of those Runs that are in the queue again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub requeued_tasks: Option<i32>,
+    /// StopAll: Pods of ours that no Run accounted for, and that were deleted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stray_pods: Option<i32>,
+    /// StopAll: merges among the cancelled Runs; each gave its place in the merge queue back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub released_merges: Option<i32>,
     /// Cleanup: Tasks that are (with dryRun: would be) removed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tasks: Option<i32>,
@@ -267,9 +273,13 @@ pub struct PreflightPool {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Recommendations {
+    /// There is a requirement and nothing else to do.
+    pub start_planner: bool,
     pub start_dispatcher: bool,
     pub start_judge: bool,
     pub start_cycle_manager: bool,
+    /// 1 or 0: one Task plans at a time.
+    pub planner_count: i32,
     pub judge_count: i32,
     pub worker_count: i32,
     pub tester_count: i32,

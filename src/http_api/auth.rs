@@ -146,6 +146,20 @@ pub fn access(method: &Method, route: &str) -> Option<Access> {
         (true, "/agents/{id}") => on("get", "agentpools"),
         (false, "/tasks") if method == Method::POST => on("create", "tasks"),
         (false, "/runs/{id}/tasks") if method == Method::POST => Some(Access::Run),
+        (read, route) => system_access(read, method == Method::POST, route),
+    }
+}
+
+/// The rows of what concerns the system as a whole.
+fn system_access(read: bool, post: bool, route: &str) -> Option<Access> {
+    let on = |verb, resource| Some(Access::Resource { verb, resource });
+    match route {
+        "/chat/conversations" if read => on("list", "tasks"),
+        "/" | "/plugins" if read => on("get", "systems"),
+        "/system/requirements" if post => on("patch", "systems"),
+        route if !route.starts_with("/system/") => None,
+        _ if read => on("get", "systems"),
+        _ if post => on("create", "operations"),
         _ => None,
     }
 }

@@ -5,13 +5,22 @@
 pub mod agents;
 pub mod auth;
 pub mod auth_kubernetes;
+pub mod cleanup;
 pub mod error;
+pub mod hatch;
 pub mod health;
 pub mod kubernetes;
+pub mod nothing;
 pub mod observe;
+pub mod operations;
 pub mod plan_store;
+pub mod planner_start;
 pub mod plans;
+pub mod preflight;
+pub mod process_info;
+pub mod processes;
 pub mod query;
+pub mod requirements;
 pub mod retry;
 pub mod runs;
 pub mod state;
@@ -19,6 +28,7 @@ pub mod task_create;
 pub mod task_request;
 pub mod task_writer;
 pub mod tasks;
+pub mod throughput;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -161,6 +171,33 @@ fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(plans::hand_over).layer(DefaultBodyLimit::max(plans::MAX_PLAN_BYTES)))
         .routes(routes!(agents::list))
         .routes(routes!(agents::get))
+        .merge(system_routes())
+}
+
+/// What starts, stops and looks at the system as a whole.
+fn system_routes() -> OpenApiRouter<ApiState> {
+    OpenApiRouter::new()
+        .routes(routes!(nothing::root))
+        .routes(routes!(nothing::plugins))
+        .routes(routes!(processes::list_all))
+        .routes(routes!(processes::get))
+        .routes(routes!(processes::start))
+        .routes(routes!(processes::stop))
+        .routes(routes!(processes::stop_all))
+        .routes(routes!(preflight::check))
+        .routes(routes!(throughput::get))
+        .routes(routes!(cleanup::clean_up))
+        .routes(routes!(hatch::get))
+        .routes(routes!(hatch::arm))
+        .routes(routes!(hatch::disarm))
+        .routes(routes!(requirements::get, requirements::set))
+        .routes(routes!(nothing::github_auth))
+        .routes(routes!(nothing::claude_auth))
+        .routes(routes!(nothing::codex_auth))
+        .routes(routes!(nothing::github_repos))
+        .routes(routes!(nothing::neofetch))
+        .routes(routes!(nothing::host_context))
+        .routes(routes!(nothing::conversations))
 }
 
 /// The OpenAPI document, as served at `/openapi.json`.

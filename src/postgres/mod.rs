@@ -7,6 +7,7 @@ pub mod logs;
 pub mod migrate;
 pub mod pool;
 pub mod queries;
+pub mod throughput;
 
 pub mod rows;
 pub mod write;

@@ -134,7 +134,7 @@ SELECT r.uid, r.name, r.task_uid, r.agent, r.attempt, r.purpose, r.status, r.sta
 const AGENT_SELECT: &str = "
 SELECT id, pool, slot, role, status, current_task_id, last_heartbeat, metadata, created_at FROM agents";
 
-async fn connection(pool: &Pool) -> Result<Object, Error> {
+pub(super) async fn connection(pool: &Pool) -> Result<Object, Error> {
     pool.get().await.map_err(Error::Connect)
 }
 

@@ -1,5 +1,7 @@
 //! Replan on a control plane: one plan, whoever is killed when, and nothing of a refused one.
 
+use std::sync::Arc;
+
 use futures::StreamExt;
 use kube::ResourceExt;
 use opentiger::crd::pool::Role;
@@ -7,6 +9,7 @@ use opentiger::crd::{OperationPhase, Task, labels};
 use serde_json::json;
 
 use super::requests::{ask, carried_out, command, ended, message, says, system};
+use super::support::cluster::eventually;
 use super::support::proxy::Position;
 use super::world::{PATIENCE, World};
 
@@ -18,7 +21,7 @@ async fn planner() -> World {
     World::start_with("replan", json!({"planner": planner})).await
 }
 
-fn plans(world: &World) -> Vec<Task> {
+fn plans(world: &World) -> Vec<Arc<Task>> {
     world.record.tasks().into_values().filter(|task| task.spec.role == Role::Planner).collect()
 }
 
@@ -27,7 +30,7 @@ fn plans(world: &World) -> Vec<Task> {
 async fn play(kill: Option<(usize, Position)>) -> Vec<String> {
     let world = planner().await;
     let member = world.operator("one").start().await;
-    says(&world, &["stop", "planner"]);
+    carried_out(&world, json!({"type": "Stop", "target": "planner"})).await;
     let before = member.proxy.mutations().len();
     if let Some((n, position)) = kill {
         member.proxy.kill_at(member.operator.pid(), before + n, position);
@@ -47,17 +50,14 @@ async fn play(kill: Option<(usize, Position)>) -> Vec<String> {
     let operation = ended(&world, &name).await;
     assert_eq!(operation.phase(), OperationPhase::Succeeded, "{}", message(&operation));
     let task = operation.status.clone().unwrap().result.unwrap().task.expect("a name");
-    let latched = loop {
-        let status = system(&world).await.status.unwrap();
-        if status.planner.as_ref().is_some_and(|planner| planner.current == task) {
-            break status;
-        }
-        world.until("the planner notes its Task", PATIENCE, |_| Some(())).await;
-        tokio::task::yield_now().await;
-    };
+    let latched = eventually("the planner notes its Task", || async {
+        let status = system(&world).await.status?;
+        (status.planner.as_ref()?.current == task).then_some(status)
+    })
+    .await;
     assert!(!latched.stopped.contains(&"planner".to_owned()), "{:?}", latched.stopped);
     let plans = plans(&world);
-    assert_eq!(plans.iter().map(ResourceExt::name_any).collect::<Vec<_>>(), [task]);
+    assert_eq!(plans.iter().map(|plan| plan.name_any()).collect::<Vec<_>>(), [task]);
     assert_eq!(plans[0].labels().get(labels::OPERATION), operation.metadata.uid.as_ref());
     world.verify();
     drop(second);

@@ -67,6 +67,7 @@ fn stop_all_disarms_first_then_ends_pods_and_runs_and_queues_the_tasks_at_no_cos
     w.settle();
     assert_eq!(w.phase(op), OperationPhase::Succeeded, "{}", w.message(op));
     assert_eq!((result(&w, op).cancelled_runs, result(&w, op).requeued_tasks), (Some(3), Some(3)));
+    assert_eq!((result(&w, op).stray_pods, result(&w, op).released_merges), (Some(1), Some(0)));
     assert_eq!(w.live_pods(), 0);
     assert!(w.runs.iter().all(|r| r.status.as_ref().unwrap().phase == RunPhase::Cancelled));
     for name in ["a", "b", "c"] {

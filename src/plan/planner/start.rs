@@ -215,7 +215,7 @@ fn facts<'a>(
 }
 
 /// Whether there is something to plan from. What a path leads to is seen in the checkout.
-fn has_requirement(settings: &PlannerSettings) -> bool {
+pub fn has_requirement(settings: &PlannerSettings) -> bool {
     let usable = |text: &String| Requirement::parse(text).is_usable();
     settings.requirement_path.is_some() || settings.requirement.as_ref().is_some_and(usable)
 }
