@@ -19,6 +19,8 @@ mod agents;
 mod cleanup;
 #[path = "operations/killed.rs"]
 mod killed;
+#[path = "operations/replan.rs"]
+mod replan;
 #[path = "operations/requests.rs"]
 mod requests;
 #[path = "operations/stop_all.rs"]

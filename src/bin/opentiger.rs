@@ -40,7 +40,7 @@ enum Command {
     Hatch(cli::Hatch),
     /// Stop a component or an agent until it is started, or everything.
     Stop(cli::Target),
-    /// Start a component or an agent that was stopped, or everything that is.
+    /// Start a component or an agent that was stopped, or everything that is; `planner` plans now.
     Start(cli::Target),
     /// Say why a Task does not move, step by step, from the objects of its namespace.
     Why(WhyArgs),

@@ -61,10 +61,12 @@ fn plan_target(task: &Task, system: &System) -> Option<PlanTarget> {
     let last = system.status.as_ref().and_then(|status| status.planner.as_ref());
     let last = last.map(|planner| planner.last_signature.clone()).filter(|signature| !signature.is_empty());
     let own = task.labels().get(labels::CREATED_BY).is_some_and(|by| by == labels::PLANNER);
+    // Who asks for a plan gets one, also of what was planned before.
+    let skips = settings.skip_same_signature && !task.labels().contains_key(labels::OPERATION);
     Some(PlanTarget {
         // A Task that a person wrote says itself what it is planned from.
         requirement_path: settings.requirement_path.clone().filter(|_| own),
-        unless_signature: last.filter(|_| own && settings.skip_same_signature),
+        unless_signature: last.filter(|_| own && skips),
     })
 }
 

@@ -11,6 +11,7 @@ use super::context::Context;
 use super::queue::Action;
 use super::run::until;
 use super::system;
+use crate::cluster::write::Created;
 use crate::cluster::{Cached, Error, Key, Store};
 use crate::crd::{AgentPool, Operation, OperationPhase, OperationStatus, PodFacts, Run, Task};
 use crate::plan::operation::{
@@ -118,6 +119,13 @@ async fn step(ctx: &Context, world: &World, operation: &Operation) -> Result<Opt
             let Some(system) = system else { return Ok(Some(LOOK_AGAIN)) };
             let ended = system::end_cycle(ctx, &system, &by, &operation.spec.reason).await?;
             Ok(ended.is_none().then_some(LOOK_AGAIN))
+        }
+        OperationPlan::Create(task) => {
+            if let Created::New(created) = ctx.writer.create(task.as_ref()).await? {
+                tracing::info!(operation = %operation.key(), task = %created.key(), "created for an operation");
+                ctx.tasks.wrote(created);
+            }
+            Ok(Some(LOOK_AGAIN))
         }
         OperationPlan::Delete(doomed) => {
             for object in &doomed {

@@ -383,7 +383,9 @@ impl Wiring {
                 wiring.wake_system(&namespace);
             }
             match operation.spec.type_ {
-                OperationType::StopAll | OperationType::Stop | OperationType::CancelRun => wiring.wake_runs(&namespace, &runs),
+                OperationType::StopAll | OperationType::Stop | OperationType::CancelRun => {
+                    wiring.wake_runs(&namespace, &runs)
+                }
                 OperationType::Start => {
                     for pool in pools.by_index(&namespace) {
                         wiring.queues.pools.add(pool.key());
@@ -394,6 +396,8 @@ impl Wiring {
                         wiring.queues.tasks.add(Key::new(&namespace, &task.name));
                     }
                 }
+                // The Planner condition says so without delay.
+                OperationType::Replan => wiring.queues.systems.add(Key::new(&namespace, system::NAME)),
                 OperationType::Arm
                 | OperationType::Disarm
                 | OperationType::Cleanup

@@ -28,6 +28,8 @@ pub const PARENT_UID: &str = "opentiger.dev/parent-uid";
 pub const CREATED_BY: &str = "opentiger.dev/created-by";
 /// Why a Task of ours was made, e.g. `plan`, `rework`, `autofix`, `autofix_conflict`, `recreate`, `docser`.
 pub const ORIGIN: &str = "opentiger.dev/origin";
+/// Uid of the Operation that asked for a Task that plans.
+pub const OPERATION: &str = "opentiger.dev/operation";
 /// Number of rework splits between a Task and its first ancestor.
 pub const REWORK_DEPTH: &str = "opentiger.dev/rework-depth";
 /// Number of times that work has been begun anew from the base branch, on a Task made for that.

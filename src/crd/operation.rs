@@ -113,6 +113,10 @@ pub enum OperationType {
     /// Say what there is to do and what to start for it; changes nothing.
     #[default]
     Preflight,
+    /// Plan now: create the Task that plans, without waiting for `planner.interval` and even when
+    /// nothing has changed since the last plan; starts a planner that is stopped. Fails while there
+    /// is a backlog.
+    Replan,
     /// End the present cycle; what runs goes on.
     EndCycle,
     /// End a Run in progress; its Task goes back to the queue at no cost.
@@ -134,6 +138,7 @@ impl OperationType {
             Self::StopAll => "StopAll",
             Self::Cleanup => "Cleanup",
             Self::Preflight => "Preflight",
+            Self::Replan => "Replan",
             Self::EndCycle => "EndCycle",
             Self::CancelRun => "CancelRun",
             Self::Requeue => "Requeue",
@@ -203,6 +208,12 @@ pub struct OperationResult {
     /// Tasks of those Runs that are in the queue again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub requeued_tasks: Option<i32>,
+    /// StopAll: Pods of ours that no Run accounted for, and that were deleted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stray_pods: Option<i32>,
+    /// StopAll: merges among the cancelled Runs; each gave its place in the merge queue back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub released_merges: Option<i32>,
     /// Cleanup: Tasks that are (with dryRun: would be) removed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tasks: Option<i32>,
@@ -218,6 +229,26 @@ pub struct OperationResult {
     /// Preflight: what there is and what to start.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub preflight: Option<PreflightResult>,
+    /// Replan: name of the Task that plans; of one that fails, the Task that is planning already.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 63))]
+    pub task: Option<String>,
+    /// Replan that fails: the work there is already.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backlog: Option<Backlog>,
+}
+
+/// Tasks that are neither Done nor Cancelled, without those that plan.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Backlog {
+    pub queued_tasks: i32,
+    pub running_tasks: i32,
+    pub failed_tasks: i32,
+    /// Blocked for whatever reason.
+    pub blocked_tasks: i32,
+    /// Of these, waiting for a review.
+    pub pending_judge_tasks: i32,
 }
 
 /// What there is to do in a namespace, and what to start for it.
@@ -258,9 +289,13 @@ pub struct PreflightPool {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Recommendations {
+    /// There is a requirement and nothing else to do.
+    pub start_planner: bool,
     pub start_dispatcher: bool,
     pub start_judge: bool,
     pub start_cycle_manager: bool,
+    /// 1 or 0: one Task plans at a time.
+    pub planner_count: i32,
     pub judge_count: i32,
     pub worker_count: i32,
     pub tester_count: i32,

@@ -167,6 +167,20 @@ pub fn access(method: &Method, route: &str) -> Option<Access> {
         (false, "/agents/{id}/heartbeat") if method == Method::POST => on("patch", "agentpools"),
         (false, "/agents/{id}") if method == Method::DELETE => on("delete", "agentpools"),
         (false, "/runs/{id}/tasks") if method == Method::POST => Some(Access::Run),
+        (read, route) => system_access(read, method == Method::POST, route),
+    }
+}
+
+/// The rows of what concerns the system as a whole.
+fn system_access(read: bool, post: bool, route: &str) -> Option<Access> {
+    let on = |verb, resource| Some(Access::Resource { verb, resource });
+    match route {
+        "/chat/conversations" if read => on("list", "tasks"),
+        "/" | "/plugins" if read => on("get", "systems"),
+        "/system/requirements" if post => on("patch", "systems"),
+        route if !route.starts_with("/system/") => None,
+        _ if read => on("get", "systems"),
+        _ if post => on("create", "operations"),
         _ => None,
     }
 }

@@ -6,18 +6,27 @@ pub mod agent_write;
 pub mod agents;
 pub mod auth;
 pub mod auth_kubernetes;
+pub mod cleanup;
 pub mod config;
 pub mod error;
 pub mod fields;
+pub mod hatch;
 pub mod health;
 pub mod idempotency;
-pub mod kubernetes;
-pub mod observe;
 pub mod judgements;
+pub mod kubernetes;
+pub mod nothing;
+pub mod observe;
+pub mod operations;
 pub mod plan_list;
 pub mod plan_store;
+pub mod planner_start;
 pub mod plans;
+pub mod preflight;
+pub mod process_info;
+pub mod processes;
 pub mod query;
+pub mod requirements;
 pub mod retry;
 pub mod run_artifacts;
 pub mod run_write;
@@ -29,6 +38,7 @@ pub mod task_create;
 pub mod task_request;
 pub mod task_writer;
 pub mod tasks;
+pub mod throughput;
 pub mod written;
 
 use std::net::SocketAddr;
@@ -187,6 +197,33 @@ fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(judgements::list))
         .routes(routes!(judgements::diff))
         .routes(routes!(config::get::get, config::patch::patch))
+        .merge(system_routes())
+}
+
+/// What starts, stops and looks at the system as a whole.
+fn system_routes() -> OpenApiRouter<ApiState> {
+    OpenApiRouter::new()
+        .routes(routes!(nothing::root))
+        .routes(routes!(nothing::plugins))
+        .routes(routes!(processes::list_all))
+        .routes(routes!(processes::get))
+        .routes(routes!(processes::start))
+        .routes(routes!(processes::stop))
+        .routes(routes!(processes::stop_all))
+        .routes(routes!(preflight::check))
+        .routes(routes!(throughput::get))
+        .routes(routes!(cleanup::clean_up))
+        .routes(routes!(hatch::get))
+        .routes(routes!(hatch::arm))
+        .routes(routes!(hatch::disarm))
+        .routes(routes!(requirements::get, requirements::set))
+        .routes(routes!(nothing::github_auth))
+        .routes(routes!(nothing::claude_auth))
+        .routes(routes!(nothing::codex_auth))
+        .routes(routes!(nothing::github_repos))
+        .routes(routes!(nothing::neofetch))
+        .routes(routes!(nothing::host_context))
+        .routes(routes!(nothing::conversations))
 }
 
 /// The OpenAPI document, as served at `/openapi.json`.

@@ -11,6 +11,7 @@ pub mod migrate;
 mod page;
 pub mod pool;
 pub mod queries;
+pub mod throughput;
 
 pub mod rows;
 mod statements;

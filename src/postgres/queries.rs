@@ -153,7 +153,7 @@ SELECT r.uid, r.name, r.task_uid, r.agent, r.attempt, r.purpose, r.status, r.sta
 const AGENT_SELECT: &str = "
 SELECT id, pool, slot, role, status, current_task_id, last_heartbeat, metadata, created_at FROM agents";
 
-async fn connection(pool: &Pool) -> Result<Object, Error> {
+pub(super) async fn connection(pool: &Pool) -> Result<Object, Error> {
     pool.get().await.map_err(Error::Connect)
 }
 
@@ -223,11 +223,7 @@ pub async fn get_task(
 ///
 /// # Errors
 /// `Connect`, `Statement` or `Value`.
-pub async fn planned_tasks(
-    pool: &Pool,
-    namespace: &str,
-    parents: &[Uuid],
-) -> Result<Vec<TaskRecord>, Error> {
+pub async fn planned_tasks(pool: &Pool, namespace: &str, parents: &[Uuid]) -> Result<Vec<TaskRecord>, Error> {
     let client = connection(pool).await?;
     let sql = format!(
         "{TASK_SELECT} WHERE t.namespace = $1 AND t.parent_uid = ANY($2) AND t.plan_signature IS NOT NULL

@@ -71,6 +71,7 @@ impl Checker {
                 | OperationType::Start
                 | OperationType::Stop
                 | OperationType::Preflight
+                | OperationType::Replan
                 | OperationType::EndCycle
                 | OperationType::CancelRun
                 | OperationType::Requeue

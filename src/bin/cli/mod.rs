@@ -75,6 +75,9 @@ pub async fn stop(client: Client, target: Target) -> anyhow::Result<()> {
 
 /// `opentiger start ...`
 pub async fn start(client: Client, target: Target) -> anyhow::Result<()> {
+    if target.name.as_deref() == Some(system::component::PLANNER) {
+        return start_planner(&client, &target.common).await;
+    }
     let names = match target.name {
         Some(name) => vec![name],
         None => read_system(&client, &target.common).await?.status.unwrap_or_default().stopped,
@@ -85,6 +88,19 @@ pub async fn start(client: Client, target: Target) -> anyhow::Result<()> {
     for name in names {
         ask(&client, &target.common, about(OperationType::Start, name)).await?;
     }
+    Ok(())
+}
+
+/// The planner plans now. When it may not and was stopped, it is started all the same: it plans by
+/// itself once what refuses it is over.
+async fn start_planner(client: &Client, common: &Common) -> anyhow::Result<()> {
+    let planner = system::component::PLANNER;
+    let Err(refusal) = ask(client, common, of(OperationType::Replan)).await else { return Ok(()) };
+    if !read_system(client, common).await?.is_stopped(planner) {
+        return Err(refusal);
+    }
+    ask(client, common, about(OperationType::Start, planner.to_owned())).await?;
+    println!("no plan is made now: {refusal}");
     Ok(())
 }
 

@@ -10,7 +10,7 @@ use crate::plan::hatch;
 
 /// Agents and components that can be stopped at once; `System.status.stopped` takes a few more.
 const MOST_STOPPED: usize = 1090;
-const NO_SYSTEM: &str = "there is no System named default in this namespace: create it first";
+pub(super) const NO_SYSTEM: &str = "there is no System named default in this namespace: create it first";
 
 pub(super) fn arm(o: &Observed) -> OperationPlan {
     let Some(system) = o.system else { return status::failed(o, NO_SYSTEM) };
@@ -57,8 +57,7 @@ pub(super) fn start(o: &Observed) -> OperationPlan {
     }
     let name = target.name();
     if system.is_stopped(&name) {
-        let rest = stopped(system).into_iter().filter(|s| *s != name).collect();
-        return latch(system, hatch_of(system), Some(rest));
+        return started(system, &name);
     }
     let hint = if system.is_armed() { "" } else { "; nothing runs before the hatch is armed" };
     status::succeeded(o, &format!("{name} is started{hint}"), None)
@@ -114,6 +113,12 @@ fn target(o: &Observed, system: &System) -> Result<Target, String> {
             known.then_some(target.clone()).ok_or_else(|| format!("there is no AgentPool named {pool}"))
         }
     }
+}
+
+/// `name` is no longer stopped.
+pub(super) fn started(system: &System, name: &str) -> OperationPlan {
+    let rest = stopped(system).into_iter().filter(|s| s != name).collect();
+    latch(system, hatch_of(system), Some(rest))
 }
 
 /// Who orders, for the hatch.

@@ -12,6 +12,7 @@
 //! | StopAll | latch (Disarmed, components stopped); Pods; Runs; Tasks |
 //! | Cleanup | check; Tasks (Runs and Pods go with them); finished Operations |
 //! | Preflight | count |
+//! | Replan | check; planner started in `System.status.stopped`; the Task that plans |
 //! | EndCycle | the cycle ends in `System.status.cycle`, whose record names the Operation |
 //! | CancelRun | the run controller carries it out ([`cancel_of`]): the Run Cancelled, its Task Queued |
 //! | Requeue, Complete | the task controller carries it out (`plan::task`) |
@@ -25,7 +26,8 @@ mod cleanup;
 mod end_cycle;
 mod latch;
 mod order;
-mod preflight;
+pub mod preflight;
+mod replan;
 mod status;
 mod stop_all;
 pub mod target;
@@ -90,6 +92,8 @@ pub enum OperationPlan {
     Latch { hatch: Box<Hatch>, stopped: Vec<String> },
     /// End the present cycle in the name of `by`.
     EndCycle { by: String },
+    /// Create this Task unless it exists, then look again.
+    Create(Box<Task>),
     /// Delete these, then look again.
     Delete(Vec<Doomed>),
     /// Look again then.
@@ -122,6 +126,7 @@ pub fn plan_operation(o: &Observed) -> OperationPlan {
         OperationType::StopAll => stop_all::plan(o),
         OperationType::Cleanup => cleanup::plan(o),
         OperationType::Preflight => preflight::plan(o),
+        OperationType::Replan => replan::plan(o),
         OperationType::EndCycle => end_cycle::plan(o),
         OperationType::CancelRun => cancel_run::plan(o),
         OperationType::Requeue | OperationType::Complete => task_request::plan(o),

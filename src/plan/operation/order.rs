@@ -12,6 +12,7 @@ pub fn is_urgent(type_: OperationType) -> bool {
         | OperationType::Stop
         | OperationType::Cleanup
         | OperationType::Preflight
+        | OperationType::Replan
         | OperationType::EndCycle
         | OperationType::CancelRun
         | OperationType::Requeue

@@ -48,6 +48,11 @@ pub(super) fn failed(o: &Observed, message: &str) -> OperationPlan {
     ended(o, OperationPhase::Failed, message, None)
 }
 
+/// As [`failed`], with what was counted.
+pub(super) fn refused(o: &Observed, message: &str, result: OperationResult) -> OperationPlan {
+    ended(o, OperationPhase::Failed, message, Some(result))
+}
+
 fn ended(
     o: &Observed,
     phase: OperationPhase,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::latch::{by, latch, with_all_components};
 use super::{Doomed, DoomedKind, Observed, OperationPlan, status};
 use crate::crd::operation::{OperationResult, OperationStep};
-use crate::crd::{HatchState, OperationPhase, PodFacts, Run, RunPhase, TaskPhase};
+use crate::crd::{HatchState, OperationPhase, PodFacts, Purpose, Run, RunPhase, TaskPhase};
 use crate::plan::hatch;
 use crate::plan::run::add;
 
@@ -31,17 +31,25 @@ pub(super) fn plan(o: &Observed) -> OperationPlan {
         }
     }
     let ended = Ended::observe(o, |_| true);
+    let mut strays = strays(o);
+    let seen = o.operation.status.as_ref().and_then(|s| s.result.as_ref()?.stray_pods).unwrap_or(0);
+    let stray_pods = Some(seen.max(number(strays.len())));
     if !ended.all() || !is_settled(o) {
-        let said = status::in_progress(o, "ending Pods and Runs", ended.steps());
-        return match (said, strays(o)) {
+        let so_far = OperationResult { stray_pods, ..OperationResult::default() };
+        let said = status::in_progress_with(o, "ending Pods and Runs", ended.steps(), Some(so_far));
+        strays.truncate(BATCH);
+        return match (said, strays) {
             (OperationPlan::Wait { until: _ }, strays) if !strays.is_empty() => OperationPlan::Delete(strays),
             (plan, _) => plan,
         };
     }
     let (runs, tasks) = counted(o);
+    let merges = cancelled(o).filter(|run| run.spec.purpose == Purpose::Merge).count();
     let result = OperationResult {
         cancelled_runs: Some(runs),
         requeued_tasks: Some(tasks),
+        stray_pods,
+        released_merges: Some(number(merges)),
         ..OperationResult::default()
     };
     let message = format!("everything is stopped: {runs} Runs cancelled, {tasks} Tasks queued");
@@ -64,7 +72,6 @@ fn strays(o: &Observed) -> Vec<Doomed> {
         .iter()
         .filter(|p| p.is_live() && p.deleted.is_none() && !known.contains(p.run_uid.as_str()))
         .map(|p| Doomed { kind: DoomedKind::Pod, name: p.name.clone(), uid: p.uid.clone() })
-        .take(BATCH)
         .collect()
 }
 
@@ -108,22 +115,25 @@ impl Ended {
 
 /// Runs that this Operation has cancelled, and their Tasks that are queued again.
 pub(super) fn counted(o: &Observed) -> (i32, i32) {
-    let uid = o.operation.uid_str();
-    let cancelled: Vec<&Run> = o
-        .runs
-        .iter()
-        .copied()
-        .filter(|r| {
-            r.status.as_ref().is_some_and(|s| s.phase == RunPhase::Cancelled && s.cancelled_by == uid)
-        })
-        .collect();
+    let cancelled: Vec<&Run> = cancelled(o).collect();
     let tasks: HashSet<&str> = cancelled.iter().map(|r| r.spec.task_ref.uid.as_str()).collect();
     let queued = o.tasks.iter().filter(|t| {
         t.metadata.uid.as_deref().is_some_and(|uid| tasks.contains(uid))
             && t.status.as_ref().is_some_and(|s| s.phase == TaskPhase::Queued)
     });
-    let number = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
     (number(cancelled.len()), number(queued.count()))
+}
+
+fn cancelled<'a>(o: &Observed<'a>) -> impl Iterator<Item = &'a Run> {
+    let uid = o.operation.uid_str();
+    let by_it = move |r: &&Run| {
+        r.status.as_ref().is_some_and(|s| s.phase == RunPhase::Cancelled && s.cancelled_by == uid)
+    };
+    o.runs.iter().copied().filter(by_it)
+}
+
+fn number(n: usize) -> i32 {
+    i32::try_from(n).unwrap_or(i32::MAX)
 }
 
 fn is_over(run: &Run) -> bool {

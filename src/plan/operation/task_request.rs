@@ -27,6 +27,7 @@ pub fn requested_of<'a>(
         | OperationType::StopAll
         | OperationType::Cleanup
         | OperationType::Preflight
+        | OperationType::Replan
         | OperationType::EndCycle
         | OperationType::CancelRun => return None,
     };

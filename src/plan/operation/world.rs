@@ -68,6 +68,7 @@ impl World {
             | OperationType::Disarm
             | OperationType::StopAll
             | OperationType::Preflight
+            | OperationType::Replan
             | OperationType::EndCycle => {}
         }
         self.ask_spec(spec)
@@ -127,6 +128,12 @@ impl World {
                 let status = self.system.status.get_or_insert_default();
                 let present = status.cycle.clone().unwrap_or_default();
                 status.cycle = Some(crate::plan::cycle::end(&present, &by, "", false, at(self.clock)).cycle);
+            }
+            OperationPlan::Create(mut task) => {
+                task.metadata.uid = Some(format!("uid-{}", task.name_any()));
+                if !self.tasks.iter().any(|t| t.name_any() == task.name_any()) {
+                    self.tasks.push(*task);
+                }
             }
             OperationPlan::Delete(doomed) => {
                 for object in doomed.into_iter().take(deletions) {

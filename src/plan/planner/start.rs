@@ -1,7 +1,8 @@
 //! When a Task that plans is created, and what is learned from one that has ended.
 //!
 //! Planning is a Task like any other: retries, quota, deadline and logs are those of Tasks. What is
-//! here is only its beginning and its end. The gate is [`crate::plan::replan`].
+//! here is only its beginning and its end. The gate is [`crate::plan::replan`]; [`on_request`] is the
+//! way past it for a person who asks.
 
 use std::time::Duration;
 
@@ -17,7 +18,9 @@ use crate::crd::task::KIND_PLAN;
 use crate::crd::{
     BlockReason, System, SystemStatus, Task, TaskPhase, TaskSpec, labels, set_condition, words,
 };
-use crate::plan::replan::{Counts, Gate, GateFacts, IssueBacklog, Signature, replan_gate};
+use crate::plan::replan::{
+    Counts, Gate, GateFacts, IssueBacklog, Signature, StartFacts, replan_gate, start_refusal,
+};
 
 /// How often the gate is looked at while only a change could open it.
 const LOOK_EVERY: Duration = Duration::from_secs(15);
@@ -43,7 +46,7 @@ impl Planning {
         self.status.current = String::new();
         self.active = false;
         self.reason = "name_taken";
-        self.sentence = format!("there is a Task {name} that was not made by the planner, delete it");
+        self.sentence = foreign(name);
     }
 
     /// Writes the step into the System's status.
@@ -78,6 +81,63 @@ pub fn decide(system: &System, tasks: &[&Task], now: Timestamp) -> Planning {
             again_at: Some(until.unwrap_or_else(|| after(now, LOOK_EVERY))),
         },
     }
+}
+
+/// Why no plan is made for a person who asks for one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// One sentence: why, and what helps.
+    pub sentence: String,
+    /// The Task that is planning already.
+    pub planning: Option<String>,
+    /// Tasks other than those that plan.
+    pub counts: Counts,
+    /// Of these, those that wait for their review.
+    pub pending_reviews: usize,
+}
+
+/// The Task that plans when a person asks for it now (`spec/api.md` 2.4): neither the interval nor the
+/// hatch is waited for. Written down here, it is created by the caller; [`decide`] finds it then.
+///
+/// # Errors
+/// A plan is being made, there is a backlog, or there is nothing to plan from; in this order.
+pub fn on_request(system: &System, tasks: &[&Task], now: Timestamp) -> Result<Task, Refusal> {
+    let mut status = system.status.as_ref().and_then(|s| s.planner.clone()).unwrap_or_default();
+    let live = tasks.iter().copied().find(|task| is_planning(task) && !phase(task).is_terminal());
+    absorb(&mut status, tasks, now);
+    let GateFacts { planning, counts, pending_reviews, has_requirement, .. } =
+        facts(system, &status, live, tasks);
+    // The forge is not asked: its issues and pull requests count for nothing here.
+    let asked = StartFacts { planning, counts, issues: 0, pull_requests: 0, pending_reviews };
+    let without_source = || {
+        let sentence = if !system.spec.planner.enabled {
+            "planning is switched off: set planner.enabled of the System"
+        } else if !has_requirement {
+            "there is no requirement with a goal to plan from: set planner.requirement or planner.requirementPath of the System"
+        } else {
+            return None;
+        };
+        Some(sentence.to_owned())
+    };
+    let task = plan_task(system, status.rounds + 1);
+    let name = task.name_any();
+    let taken = || {
+        let other = tasks.iter().any(|other| other.name_any() == name && !is_own(other));
+        other.then(|| foreign(&name))
+    };
+    match start_refusal(&asked).or_else(without_source).or_else(taken) {
+        None => Ok(task),
+        Some(sentence) => {
+            Err(Refusal { sentence, planning: planning.map(str::to_owned), counts, pending_reviews })
+        }
+    }
+}
+
+/// The Task of the next round, whatever else there is.
+pub fn next_task(system: &System, tasks: &[&Task], now: Timestamp) -> Task {
+    let mut status = system.status.as_ref().and_then(|s| s.planner.clone()).unwrap_or_default();
+    absorb(&mut status, tasks, now);
+    plan_task(system, status.rounds + 1)
 }
 
 /// Takes in how the Task that planned has ended, once.
@@ -155,7 +215,7 @@ fn facts<'a>(
 }
 
 /// Whether there is something to plan from. What a path leads to is seen in the checkout.
-fn has_requirement(settings: &PlannerSettings) -> bool {
+pub fn has_requirement(settings: &PlannerSettings) -> bool {
     let usable = |text: &String| Requirement::parse(text).is_usable();
     settings.requirement_path.is_some() || settings.requirement.as_ref().is_some_and(usable)
 }
@@ -203,13 +263,17 @@ fn plan_task(system: &System, round: i64) -> Task {
     task
 }
 
+fn foreign(name: &str) -> String {
+    format!("there is a Task {name} that was not made by the planner, delete it")
+}
+
 fn is_planning(task: &Task) -> bool {
     task.spec.role == Role::Planner
 }
 
 /// Made by [`plan_task`], not by a person and not by a plan. By labels, because of an ended Task the
 /// caches keep little else.
-fn is_own(task: &Task) -> bool {
+pub fn is_own(task: &Task) -> bool {
     let by_planner = task.labels().get(labels::CREATED_BY).is_some_and(|by| by == labels::PLANNER);
     by_planner && !task.labels().contains_key(labels::PARENT_UID)
 }
