@@ -547,8 +547,11 @@ async fn post(router: &Router, key: Option<&str>, body: &Value) -> Answer {
 #[tokio::test]
 async fn a_posted_task_is_answered_with_its_row_and_made_once_per_key() {
     let database = Database::migrated().await;
-    let mirror =
-        Mirror::new(database.pool.clone(), Bounds { delay: Duration::from_millis(5), ..Bounds::default() });
+    let mirror = Mirror::new(
+        database.pool.clone(),
+        Arc::new(Objects::default()),
+        Bounds { delay: Duration::from_millis(5), ..Bounds::default() },
+    );
     let shutdown = CancellationToken::new();
     let running = tokio::spawn(mirror.clone().run(shutdown.clone()));
     let recorder = Arc::new(Recorder { mirror: Some(mirror.clone()), ..Recorder::default() });

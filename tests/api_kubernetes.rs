@@ -23,7 +23,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::runtime::watcher;
 use kube::{Client, ResourceExt};
 use opentiger::controller::logs::{Error as LogError, archive};
-use opentiger::controller::mirror::{Bounds, Kind, Mirror, Mirrored};
+use opentiger::controller::mirror::{Bounds, Kind, Kubernetes, Mirror, Mirrored};
 use opentiger::crd::Task;
 use opentiger::http_api::{ApiConfig, router, state};
 use opentiger::postgres::DatabaseConfig;
@@ -104,7 +104,11 @@ fn follow(client: &Client, namespace: &str, mirror: Mirror) {
         while let Some(event) = events.try_next().await.expect("watch") {
             match event {
                 watcher::Event::Init => list.clear(),
-                watcher::Event::InitApply(task) => list.push(Mirrored::Task(Arc::new(task))),
+                watcher::Event::InitApply(task) => {
+                    let task = Mirrored::Task(Arc::new(task));
+                    list.push((task.uid(), task.version()));
+                    mirror.applied(task);
+                }
                 watcher::Event::InitDone => mirror.listed(Kind::Task, &namespace, std::mem::take(&mut list)),
                 watcher::Event::Apply(task) => mirror.applied(Mirrored::Task(Arc::new(task))),
                 watcher::Event::Delete(task) => mirror.deleted(Mirrored::Task(Arc::new(task))),
@@ -117,8 +121,12 @@ fn follow(client: &Client, namespace: &str, mirror: Mirror) {
 async fn a_posted_task_is_an_object_and_a_row() {
     let (client, database) = (client().await, Database::migrated().await);
     let namespace = namespace(&client, "post").await;
-    let mirror =
-        Mirror::new(database.pool.clone(), Bounds { delay: Duration::from_millis(5), ..Bounds::default() });
+    let cluster = Kubernetes::new(client.clone(), vec![namespace.clone()]);
+    let mirror = Mirror::new(
+        database.pool.clone(),
+        Arc::new(cluster),
+        Bounds { delay: Duration::from_millis(5), ..Bounds::default() },
+    );
     let shutdown = CancellationToken::new();
     let running = tokio::spawn(mirror.clone().run(shutdown.clone()));
     follow(&client, &namespace, mirror.clone());

@@ -10,6 +10,7 @@ mod postgres;
 #[path = "postgres_mirror/derived.rs"]
 mod derived;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use history::*;
@@ -20,19 +21,29 @@ use postgres::{Database, eventually};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-/// A running mirror; stopped and flushed by [`Running::stop`].
+/// A running mirror of a cluster in memory; stopped and flushed by [`Running::stop`].
 struct Running {
     mirror: Mirror,
+    cluster: Objects,
     shutdown: CancellationToken,
     task: JoinHandle<()>,
 }
 
 impl Running {
     fn start(pool: &Pool, bounds: Bounds) -> Self {
-        let mirror = Mirror::new(pool.clone(), bounds);
+        Self::of(Objects::default(), pool, bounds)
+    }
+
+    fn of(cluster: Objects, pool: &Pool, bounds: Bounds) -> Self {
+        let mirror = Mirror::new(pool.clone(), Arc::new(cluster.clone()), bounds);
         let shutdown = CancellationToken::new();
         let task = tokio::spawn(mirror.clone().run(shutdown.clone()));
-        Self { mirror, shutdown, task }
+        Self { mirror, cluster, shutdown, task }
+    }
+
+    /// The watch's first list of a kind is what the cluster holds.
+    fn listed(&self, kind: Kind) {
+        self.mirror.listed(kind, NAMESPACE, self.cluster.list(kind));
     }
 
     async fn drained(&self) {
@@ -197,11 +208,9 @@ async fn deletions_while_nobody_looked_are_found_by_the_next_list() {
     running.stop().await;
 
     let running = Running::start(&database.pool, quick());
-    running.mirror.listed(
-        Kind::Task,
-        NAMESPACE,
-        vec![mirrored(&task("t1", 1, 10)), mirrored(&task("t4", 4, 30))],
-    );
+    running.cluster.put(mirrored(&task("t1", 1, 10)));
+    running.cluster.put(mirrored(&task("t4", 4, 30)));
+    running.listed(Kind::Task);
     let live = "SELECT coalesce(string_agg(name, ' ' ORDER BY name), '') FROM tasks WHERE deleted_at IS NULL";
     eventually("t2 and t3 are marked", async || database.value::<String>(live).await == "elsewhere t1 t4")
         .await;
@@ -222,7 +231,9 @@ async fn what_another_writer_stored_after_the_list_is_not_taken_back() {
     before.mirror.applied(mirrored(&task("gone", 3, 80)));
     before.stop().await;
     let running = Running::start(&database.pool, quick());
-    running.mirror.listed(Kind::Task, NAMESPACE, vec![mirrored(&task("changed", 1, 90))]);
+    running.mirror.listed(Kind::Task, NAMESPACE, vec![(uid(1).to_string(), 90)]);
+    running.cluster.put(mirrored(&task("changed", 1, 100)));
+    running.cluster.put(mirrored(&task("created", 2, 101)));
     eventually("the list is compared", async || {
         database.value::<i64>("SELECT count(*) FROM mirror_state").await == 1
     })
@@ -259,12 +270,11 @@ async fn a_cluster_restored_to_an_older_state_is_resynchronised() {
 
     // Restored to revision 50: `back` had four transitions, `gone` was still there, the Run was running.
     let back = with_transitions(task("back", 1, 40), 1..=4, TaskPhase::Failed);
-    running.mirror.listed(Kind::Task, NAMESPACE, vec![mirrored(&back), mirrored(&task("gone", 2, 30))]);
-    running.mirror.listed(
-        Kind::Run,
-        NAMESPACE,
-        vec![mirrored_run(&run("back-x-r1", 5, 45, 1, "worker-1", RunPhase::Running))],
-    );
+    running.cluster.put(mirrored(&back));
+    running.cluster.put(mirrored(&task("gone", 2, 30)));
+    running.cluster.put(mirrored_run(&run("back-x-r1", 5, 45, 1, "worker-1", RunPhase::Running)));
+    running.listed(Kind::Task);
+    running.listed(Kind::Run);
     let sql = "SELECT string_agg(name || resource_version || status || (deleted_at IS NULL), ' ' ORDER BY name) FROM tasks";
     eventually("tasks are set back", async || {
         database.value::<String>(sql).await == "back40failedtrue gone30queuedtrue"

@@ -44,6 +44,9 @@ enum Command {
     Start(cli::Target),
     /// Say why a Task does not move, step by step, from the objects of its namespace.
     Why(WhyArgs),
+    /// Compare the tables with the cluster, or make them equal.
+    #[command(subcommand)]
+    Mirror(cli::Mirror),
 }
 
 #[derive(Args)]
@@ -114,6 +117,9 @@ fn main() -> anyhow::Result<()> {
         }
         Command::Stop(target) => {
             runtime()?.block_on(async { cli::stop(kubernetes(CLI).await?, target).await })
+        }
+        Command::Mirror(command) => {
+            runtime()?.block_on(async { cli::mirror(kubernetes(CLI).await?, command).await })
         }
         Command::Start(target) => {
             runtime()?.block_on(async { cli::start(kubernetes(CLI).await?, target).await })

@@ -16,8 +16,10 @@ use prometheus_client::registry::Registry;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+pub use super::mirror_cluster::{Cluster, Kubernetes, Page};
 pub use super::mirror_intake::Bounds;
 use super::mirror_intake::{Intake, Pending, Work};
+use super::mirror_repair::{self, Repair, Repaired};
 pub use super::mirrored::Mirrored;
 pub use crate::postgres::Kind;
 use crate::postgres::write::{self, StateChange, Writer};
@@ -25,6 +27,8 @@ use crate::postgres::{Error, Pool, migrate};
 
 /// First wait after a failed write; doubles up to `Bounds::max_backoff`.
 const MIN_BACKOFF: Duration = Duration::from_millis(100);
+/// How often it is looked whether the database went back, while nothing is written.
+const CHECK_EVERY: Duration = Duration::from_secs(10);
 /// Time to write what is left after the shutdown.
 const FLUSH_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -36,30 +40,46 @@ pub struct Mirror {
 
 struct Shared {
     pool: Pool,
+    cluster: Arc<dyn Cluster>,
     intake: Mutex<Intake>,
     wake: Notify,
+    /// Something is to be compared.
+    doubt: Notify,
     max_backoff: Duration,
     written: AtomicU64,
     parked: AtomicU64,
     failures: AtomicU64,
     restored: AtomicU64,
     lost: AtomicU64,
+    repairs: AtomicU64,
+}
+
+/// What the writing loop knows.
+#[derive(Default)]
+struct Session {
+    /// The tables are there.
+    ready: bool,
+    writer: Writer,
+    checked: Option<Instant>,
 }
 
 impl Mirror {
-    /// A mirror that writes through `pool` once [`Mirror::run`] runs.
-    pub fn new(pool: Pool, bounds: Bounds) -> Self {
+    /// A mirror of `cluster` that writes through `pool` once [`Mirror::run`] runs.
+    pub fn new(pool: Pool, cluster: Arc<dyn Cluster>, bounds: Bounds) -> Self {
         Self {
             shared: Arc::new(Shared {
                 pool,
+                cluster,
                 intake: Mutex::new(Intake::new(bounds)),
                 wake: Notify::new(),
+                doubt: Notify::new(),
                 max_backoff: bounds.max_backoff,
                 written: AtomicU64::new(0),
                 parked: AtomicU64::new(0),
                 failures: AtomicU64::new(0),
                 restored: AtomicU64::new(0),
                 lost: AtomicU64::new(0),
+                repairs: AtomicU64::new(0),
             }),
         }
     }
@@ -76,13 +96,22 @@ impl Mirror {
         self.shared.wake.notify_one();
     }
 
-    /// `objects` is the complete list of `kind` in `namespace`, as at the start of a watch. Each is
-    /// applied; rows that are not in it are marked as deleted, and rows newer than it are set back
-    /// (the cluster was restored to an older state), both once the watch has not contradicted it for
-    /// `Bounds::confirm`. Never waits.
-    pub fn listed(&self, kind: Kind, namespace: &str, objects: Vec<Mirrored>) {
-        self.intake().listed(kind, namespace, objects, Instant::now());
+    /// `objects` are the uids and versions of all objects of `kind` in `namespace` (empty: in all), as at
+    /// the start of a watch, each of which was or will be applied. Rows that contradict it, and that the
+    /// watch does not explain within `Bounds::confirm`, are compared with the cluster. Never waits.
+    pub fn listed(&self, kind: Kind, namespace: &str, objects: Vec<(String, i64)>) {
+        self.intake().listed(kind, namespace, objects);
         self.shared.wake.notify_one();
+    }
+
+    /// Objects and uids that are kept in memory.
+    pub fn kept(&self) -> usize {
+        self.intake().kept()
+    }
+
+    /// Comparisons of all objects of a kind with their rows since the start.
+    pub fn repairs(&self) -> u64 {
+        self.shared.repairs.load(Ordering::Relaxed)
     }
 
     /// Changes not yet written.
@@ -114,35 +143,11 @@ impl Mirror {
 
     /// Writes until `shutdown`, then what is left for at most 5 s.
     pub async fn run(self, shutdown: CancellationToken) {
-        let mut backoff = MIN_BACKOFF;
-        let mut ready = false;
-        let mut writer = Writer::default();
-        while !shutdown.is_cancelled() {
-            let step = tokio::select! {
-                () = shutdown.cancelled() => break,
-                step = self.step(&mut ready, &mut writer, false) => step,
-            };
-            match step {
-                Ok(()) => backoff = MIN_BACKOFF,
-                Err(error) => {
-                    self.shared.failures.fetch_add(1, Ordering::Relaxed);
-                    tracing::warn!(
-                        error = &error as &dyn std::error::Error,
-                        backlog = self.backlog(),
-                        wait_ms = u64::try_from(backoff.as_millis()).unwrap_or(u64::MAX),
-                        "mirror cannot write, will retry"
-                    );
-                    tokio::select! {
-                        () = shutdown.cancelled() => break,
-                        () = tokio::time::sleep(backoff) => {}
-                    }
-                    backoff = (backoff * 2).min(self.shared.max_backoff);
-                }
-            }
-        }
+        let mut session = Session::default();
+        tokio::join!(self.write_until(&mut session, &shutdown), self.compare_until(&shutdown));
         let flush = async {
             while !self.intake().is_idle() {
-                if self.step(&mut ready, &mut writer, true).await.is_err() {
+                if self.step(&mut session, true).await.is_err() {
                     tokio::time::sleep(MIN_BACKOFF).await;
                 }
             }
@@ -155,28 +160,143 @@ impl Mirror {
         }
     }
 
+    async fn write_until(&self, session: &mut Session, shutdown: &CancellationToken) {
+        let mut backoff = MIN_BACKOFF;
+        loop {
+            let step = tokio::select! {
+                () = shutdown.cancelled() => return,
+                step = self.step(session, false) => step,
+            };
+            match step {
+                Ok(()) => backoff = MIN_BACKOFF,
+                Err(error) => {
+                    self.shared.failures.fetch_add(1, Ordering::Relaxed);
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        backlog = self.backlog(),
+                        wait_ms = u64::try_from(backoff.as_millis()).unwrap_or(u64::MAX),
+                        "mirror cannot write, will retry"
+                    );
+                    tokio::select! {
+                        () = shutdown.cancelled() => return,
+                        () = tokio::time::sleep(backoff) => {}
+                    }
+                    backoff = (backoff * 2).min(self.shared.max_backoff);
+                }
+            }
+        }
+    }
+
+    /// Compares what is in doubt, beside the writing: both may touch the same rows in any order.
+    async fn compare_until(&self, shutdown: &CancellationToken) {
+        let mut backoff = MIN_BACKOFF;
+        loop {
+            let what = self.intake().take_doubt();
+            let Some((kind, namespace)) = what else {
+                tokio::select! {
+                    () = shutdown.cancelled() => return,
+                    () = self.shared.doubt.notified() => continue,
+                }
+            };
+            let compared = tokio::select! {
+                () = shutdown.cancelled() => return,
+                compared = self.compare(kind, &namespace) => compared,
+            };
+            self.intake().compared(compared.is_ok());
+            match compared {
+                Ok(done) => {
+                    backoff = MIN_BACKOFF;
+                    self.note_repair(kind, &namespace, done);
+                }
+                Err(error) => {
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        kind = kind.table(),
+                        namespace,
+                        "mirror cannot compare, will retry"
+                    );
+                    tokio::select! {
+                        () = shutdown.cancelled() => return,
+                        () = tokio::time::sleep(backoff) => {}
+                    }
+                    backoff = (backoff * 2).min(self.shared.max_backoff);
+                }
+            }
+        }
+    }
+
+    async fn compare(&self, kind: Kind, namespace: &str) -> Result<Repaired, mirror_repair::Error> {
+        migrate::check_version(&self.shared.pool).await?;
+        Repair::new(&self.shared.pool, self.shared.cluster.as_ref()).run(kind, namespace).await
+    }
+
+    fn note_repair(&self, kind: Kind, namespace: &str, done: Repaired) {
+        let Repaired { objects, written, set_back, tombstoned, unparked: _, parked } = done;
+        self.shared.repairs.fetch_add(1, Ordering::Relaxed);
+        self.shared.written.fetch_add(written + tombstoned, Ordering::Relaxed);
+        self.shared.restored.fetch_add(set_back, Ordering::Relaxed);
+        self.shared.parked.fetch_add(parked, Ordering::Relaxed);
+        let kind = kind.table();
+        tracing::info!(
+            kind,
+            namespace,
+            objects,
+            written,
+            set_back,
+            tombstoned,
+            "rows compared with the cluster"
+        );
+    }
+
     /// Does one piece of work, or waits until there is some.
-    async fn step(&self, ready: &mut bool, writer: &mut Writer, flush: bool) -> Result<(), Error> {
-        if !*ready {
+    async fn step(&self, session: &mut Session, flush: bool) -> Result<(), Error> {
+        if !session.ready {
             migrate::check_version(&self.shared.pool).await?;
-            *ready = true;
+            session.ready = true;
         }
         let work = self.intake().take(Instant::now(), flush);
+        if self.intake().is_in_doubt() {
+            self.shared.doubt.notify_one();
+        }
         let Some(work) = work else {
-            self.wait().await;
+            if session.checked.is_none_or(|at| at.elapsed() >= CHECK_EVERY) {
+                session.writer.check(&self.shared.pool).await?;
+                session.checked = Some(Instant::now());
+                self.note_database(&mut session.writer);
+            }
+            let _ = tokio::time::timeout(CHECK_EVERY, self.wait()).await;
             return Ok(());
         };
         // Dropped in the middle (shutdown), the work goes back.
         let mut guard = InFlight { mirror: self, work: Some(work) };
         let result = match &guard.work {
-            Some(work) => self.perform(work, writer).await,
+            Some(work) => self.perform(work, &mut session.writer).await,
             None => Ok(()),
         };
         if result.is_ok() {
             guard.work = None;
             self.intake().done();
         }
+        drop(guard);
+        self.note_database(&mut session.writer);
         result
+    }
+
+    /// After the database went back nothing that was written is sure to be there.
+    fn note_database(&self, writer: &mut Writer) {
+        if !writer.take_went_back() {
+            return;
+        }
+        tracing::error!("the database lacks what it had confirmed, comparing all rows with the cluster");
+        let mut intake = self.intake();
+        for (kind, scope) in Kind::ALL
+            .into_iter()
+            .flat_map(|kind| self.shared.cluster.scopes().into_iter().map(move |s| (kind, s)))
+        {
+            intake.doubt(kind, &scope, Instant::now());
+        }
+        drop(intake);
+        self.shared.doubt.notify_one();
     }
 
     async fn wait(&self) {
@@ -225,23 +345,10 @@ impl Mirror {
             match pending.object.row() {
                 Ok(mut row) => {
                     row.deleted = pending.deleted;
-                    row.replaces = pending.replaces;
                     rows.push(row);
                 }
                 Err(error) => {
-                    let meta = pending.object.meta();
-                    let text = |t: &Option<String>| t.clone().unwrap_or_default();
-                    let (uid, version) = (text(&meta.uid), text(&meta.resource_version));
-                    write::park(
-                        pool,
-                        pending.object.kind(),
-                        &uid,
-                        &text(&meta.namespace),
-                        &text(&meta.name),
-                        version,
-                        &error.to_string(),
-                    )
-                    .await?;
+                    mirror_repair::park(pool, &pending.object, &error.to_string()).await?;
                     self.shared.parked.fetch_add(1, Ordering::Relaxed);
                 }
             }
@@ -249,18 +356,6 @@ impl Mirror {
         let written = write::write_as(pool, &rows, writer).await?;
         self.shared.written.fetch_add(written.changed, Ordering::Relaxed);
         self.shared.parked.fetch_add(written.parked, Ordering::Relaxed);
-        let restored = std::mem::take(&mut self.intake().restored);
-        for ((kind, namespace), restored) in restored {
-            self.shared.restored.fetch_add(restored, Ordering::Relaxed);
-            tracing::warn!(
-                kind = kind.table(),
-                namespace,
-                restored,
-                "cluster was restored to an older state, rows set back"
-            );
-            write::add_state(pool, kind, &namespace, StateChange { restored, ..StateChange::default() })
-                .await?;
-        }
         Ok(())
     }
 
@@ -311,7 +406,8 @@ impl Collector for Mirror {
             None,
             lag.metric_type(),
         )?)?;
-        let counters: [(&str, &str, &AtomicU64); 5] = [
+        let counters: [(&str, &str, &AtomicU64); 6] = [
+            ("mirror_repairs", "Comparisons of all objects of a kind with their rows", &self.shared.repairs),
             ("mirror_rows_written", "Rows inserted or changed", &self.shared.written),
             ("mirror_rows_parked", "Rows the database refused", &self.shared.parked),
             ("mirror_write_failures", "Writes that failed and were tried again", &self.shared.failures),

@@ -17,12 +17,15 @@ pub struct Bounds {
     pub batch: usize,
     /// Longest time a change waits for others to share its batch.
     pub delay: Duration,
+    /// Living objects kept while the database is away. What changes beyond is not kept: once the
+    /// database is back, all objects of its kind and namespace are compared with their rows.
+    pub objects: usize,
     /// Deleted objects kept whole while the database is away; of later ones only the uid is kept.
     pub tombstones: usize,
-    /// Uids of deleted objects kept; later ones are found by the next complete list.
+    /// Uids of deleted objects kept; later ones are found by comparing.
     pub uids: usize,
-    /// How long a list must stay uncontradicted before it takes rows back. Another writer (the
-    /// leader before) may have stored something newer than the list.
+    /// How long a row may contradict a list before all are compared: another writer (the leader
+    /// before) may have stored something that our watch is yet to deliver.
     pub confirm: Duration,
     /// Longest wait between two tries while the database is away.
     pub max_backoff: Duration,
@@ -33,6 +36,7 @@ impl Default for Bounds {
         Self {
             batch: 200,
             delay: Duration::from_millis(50),
+            objects: 20_000,
             tombstones: 10_000,
             uids: 500_000,
             confirm: Duration::from_secs(5),
@@ -46,8 +50,6 @@ impl Default for Bounds {
 pub struct Pending {
     pub object: Mirrored,
     pub deleted: bool,
-    /// The stored version that gives way to this object: the cluster was restored.
-    pub replaces: Option<i64>,
     since: Instant,
     ticket: u64,
 }
@@ -58,8 +60,8 @@ struct ListCheck {
     kind: Kind,
     namespace: String,
     ticket: u64,
-    /// Newest object since the list by uid; `None` once deleted.
-    latest: HashMap<String, Option<Mirrored>>,
+    /// Newest version since the list by uid; `None` once deleted.
+    latest: HashMap<String, Option<i64>>,
 }
 
 /// A row that a list contradicts.
@@ -68,11 +70,8 @@ struct Suspect {
     kind: Kind,
     namespace: String,
     deadline: Instant,
+    /// What the watch has to show for the row to be right after all.
     stored: i64,
-    /// The version in the row.
-    row_version: i64,
-    /// The older state that was listed; `None`: not listed at all.
-    listed: Option<Mirrored>,
 }
 
 /// What to do next.
@@ -97,12 +96,14 @@ pub struct Intake {
     bare_count: usize,
     lists: Vec<ListCheck>,
     suspects: HashMap<String, Suspect>,
+    /// Kinds and namespaces (empty: all) whose objects are to be compared with their rows, and since when.
+    doubts: BTreeMap<(Kind, String), Instant>,
+    /// The one that is being compared.
+    comparing: Option<((Kind, String), Instant)>,
     next_ticket: u64,
     in_flight: Option<(usize, Instant)>,
     /// Uids of the batch that is being written.
     flying: HashSet<String>,
-    /// Rows set back to an older state so far, by kind and namespace, not yet reported.
-    pub restored: BTreeMap<(Kind, String), u64>,
 }
 
 impl Intake {
@@ -117,10 +118,11 @@ impl Intake {
             bare_count: 0,
             lists: Vec::new(),
             suspects: HashMap::new(),
+            doubts: BTreeMap::new(),
+            comparing: None,
             next_ticket: 0,
             in_flight: None,
             flying: HashSet::new(),
-            restored: BTreeMap::new(),
         }
     }
 
@@ -128,6 +130,7 @@ impl Intake {
     pub fn applied(&mut self, object: Mirrored, now: Instant) {
         let uid = object.uid();
         self.note_seen(&uid, &object);
+        let full = self.pending.len() - self.whole_tombstones >= self.bounds.objects;
         match self.pending.get_mut(&uid) {
             Some(pending) if pending.deleted => {}
             Some(pending) => {
@@ -136,17 +139,22 @@ impl Intake {
                     pending.object = object;
                 }
             }
-            None => self.push(uid, object, false, None, now),
+            None if full => self.doubt(object.kind(), object.namespace(), now),
+            None => self.push(uid, object, false, now),
         }
     }
 
-    /// A watch saw `object` go. Its last state is kept if there is room, else only its uid.
+    /// Has all objects of `kind` in `namespace` (empty: in all) compared with their rows.
+    pub fn doubt(&mut self, kind: Kind, namespace: &str, now: Instant) {
+        self.doubts.entry((kind, namespace.to_owned())).or_insert(now);
+    }
+
+    /// A watch saw `object` go. Its last state is kept if there is room, else only its uid. A state from
+    /// which the cache has dropped something never takes the place of a row.
     pub fn deleted(&mut self, object: Mirrored, now: Instant) {
         let uid = object.uid();
         self.suspects.remove(&uid);
-        for check in
-            self.lists.iter_mut().filter(|c| c.kind == object.kind() && c.namespace == object.namespace())
-        {
+        for check in self.lists.iter_mut().filter(|c| c.covers(&object)) {
             check.latest.insert(uid.clone(), None);
         }
         if self.pending.get(&uid).is_some_and(|p| p.deleted) {
@@ -154,34 +162,29 @@ impl Intake {
         }
         let before = self.remove(&uid);
         let (since, object) = match before {
-            Some(p) if p.object.version() > object.version() => (p.since, p.object),
+            Some(p) if p.object.version() >= object.version() || !object.is_whole() => (p.since, p.object),
             Some(p) => (p.since, object),
             None => (now, object),
         };
-        if self.whole_tombstones >= self.bounds.tombstones {
+        if self.whole_tombstones >= self.bounds.tombstones || !object.is_whole() {
             self.push_bare(object.kind(), object.namespace().to_owned(), &uid, since);
         } else {
-            self.push(uid, object, true, None, since);
+            self.push(uid, object, true, since);
         }
     }
 
-    /// `objects` is the complete list of `kind` in `namespace`: applies each, and has the rows
-    /// compared once everything that came before is written.
-    pub fn listed(&mut self, kind: Kind, namespace: &str, objects: Vec<Mirrored>, now: Instant) {
+    /// `objects` are the uids and versions of all objects of `kind` in `namespace` (empty: in all): has
+    /// the rows compared with them once everything that came before is written.
+    pub fn listed(&mut self, kind: Kind, namespace: &str, objects: Vec<(String, i64)>) {
         let ticket = self.ticket();
         self.lists.retain(|c| c.kind != kind || c.namespace != namespace);
-        // A list of the restored past is older than what waits: what waits is written first, found
-        // to be newer than the list by the comparison, and set back.
-        let latest = objects.iter().map(|o| (o.uid(), Some(o.clone()))).collect();
+        let latest = objects.into_iter().map(|(uid, version)| (uid, Some(version))).collect();
         self.lists.push(ListCheck { kind, namespace: namespace.to_owned(), ticket, latest });
-        for object in objects {
-            self.applied(object, now);
-        }
     }
 
     /// The next piece of work. `flush`: without waiting for a batch to fill.
     pub fn take(&mut self, now: Instant, flush: bool) -> Option<Work> {
-        self.confirm_suspects(now);
+        self.give_up_on_suspects(now);
         if let Some(((kind, namespace), (since, uids))) = self.bare_tombstones.pop_first() {
             self.bare_count = self.bare_count.saturating_sub(uids.len());
             self.in_flight = Some((uids.len(), since));
@@ -247,34 +250,60 @@ impl Intake {
         }
     }
 
-    /// Compares a list with the rows that were stored. Contradictions wait for confirmation.
+    /// Compares a list with the rows that were stored. A row that contradicts it, or is missing, is waited
+    /// for, then all are compared.
     pub fn settle(&mut self, ticket: u64, stored: &[Stored], now: Instant) {
         let Some(at) = self.lists.iter().position(|c| c.ticket == ticket) else {
             return;
         };
-        let check = self.lists.swap_remove(at);
+        let ListCheck { kind, namespace, ticket: _, mut latest } = self.lists.swap_remove(at);
+        let deadline = now + self.bounds.confirm;
+        let (pending, suspects) = (&self.pending, &mut self.suspects);
+        let mut suspect = |uid: String, stored: i64| {
+            suspects.insert(uid, Suspect { kind, namespace: namespace.clone(), deadline, stored });
+        };
         for row in stored {
             let uid = row.uid.to_string();
-            let listed = match check.latest.get(&uid) {
-                Some(Some(object)) if row.deleted || row.resource_version > object.version() => {
-                    Some(object.clone())
-                }
-                Some(_) => continue,
-                None if row.deleted => continue,
-                None => None,
-            };
-            self.suspects.insert(
-                uid,
-                Suspect {
-                    kind: check.kind,
-                    namespace: check.namespace.clone(),
-                    deadline: now + self.bounds.confirm,
-                    // A row marked as deleted is contradicted by every version that lives on.
-                    stored: if row.deleted { i64::MAX } else { row.resource_version },
-                    row_version: row.resource_version,
-                    listed,
-                },
-            );
+            match latest.remove(&uid) {
+                Some(None) => {}
+                Some(Some(version)) if !row.deleted && row.resource_version == version => {}
+                // It changed since the list and is yet to be written.
+                Some(Some(version))
+                    if !row.deleted && row.resource_version < version && pending.contains_key(&uid) => {}
+                // A row marked as deleted is contradicted by every version that lives on.
+                Some(Some(_)) if row.deleted => suspect(uid, i64::MAX),
+                Some(Some(version)) => suspect(uid, version.max(row.resource_version)),
+                None if row.deleted => {}
+                None => suspect(uid, row.resource_version),
+            }
+        }
+        for (uid, version) in latest.into_iter().filter_map(|(uid, version)| Some((uid, version?))) {
+            if !pending.contains_key(&uid) {
+                suspect(uid, version);
+            }
+        }
+    }
+
+    /// Whether something is to be compared and nothing is being compared.
+    pub fn is_in_doubt(&self) -> bool {
+        !self.doubts.is_empty() && self.comparing.is_none()
+    }
+
+    /// The next kind and namespace to compare, if none is being compared.
+    pub fn take_doubt(&mut self) -> Option<(Kind, String)> {
+        if self.comparing.is_none() {
+            self.comparing = self.doubts.pop_first();
+        }
+        self.comparing.as_ref().map(|(what, _)| what.clone())
+    }
+
+    /// The comparison has ended; where it failed it is to be repeated.
+    pub fn compared(&mut self, well: bool) {
+        if let Some((what, since)) = self.comparing.take()
+            && !well
+        {
+            let first = self.doubts.entry(what).or_insert(since);
+            *first = (*first).min(since);
         }
     }
 
@@ -285,20 +314,30 @@ impl Intake {
 
     /// Whether nothing about the object with this uid waits to be written.
     pub fn has(&self, uid: &str) -> bool {
-        !self.pending.contains_key(uid) && !self.flying.contains(uid) && !self.suspects.contains_key(uid)
+        !self.pending.contains_key(uid)
+            && !self.flying.contains(uid)
+            && !self.suspects.contains_key(uid)
+            && self.doubts.is_empty()
+            && self.comparing.is_none()
     }
 
     /// Age of the oldest change not yet written.
     pub fn lag(&self, now: Instant) -> Duration {
         let bare = self.bare_tombstones.values().map(|(since, _)| *since);
         let flying = self.in_flight.map(|(_, since)| since);
-        let oldest = self.oldest_pending().into_iter().chain(bare).chain(flying).min();
+        let doubts = self.doubts.values().copied().chain(self.comparing.as_ref().map(|(_, since)| *since));
+        let oldest = self.oldest_pending().into_iter().chain(bare).chain(flying).chain(doubts).min();
         oldest.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
     }
 
-    /// Whether nothing waits, comparisons included.
+    /// Whether nothing waits to be written; comparisons are repeated by the next process.
     pub fn is_idle(&self) -> bool {
         self.backlog() == 0 && self.lists.is_empty()
+    }
+
+    /// Objects and uids in memory, whatever for.
+    pub fn kept(&self) -> usize {
+        self.pending.len() + self.bare_count
     }
 
     fn oldest_pending(&self) -> Option<Instant> {
@@ -310,17 +349,18 @@ impl Intake {
         self.next_ticket
     }
 
-    fn push(&mut self, uid: String, object: Mirrored, deleted: bool, replaces: Option<i64>, since: Instant) {
+    fn push(&mut self, uid: String, object: Mirrored, deleted: bool, since: Instant) {
         let ticket = self.ticket();
         self.whole_tombstones += usize::from(deleted);
         self.order.insert(ticket, uid.clone());
-        self.pending.insert(uid, Pending { object, deleted, replaces, since, ticket });
+        self.pending.insert(uid, Pending { object, deleted, since, ticket });
     }
 
     fn push_bare(&mut self, kind: Kind, namespace: String, uid: &str, since: Instant) {
-        if let Ok(uid) = Uuid::parse_str(uid)
-            && self.bare_count < self.bounds.uids
-        {
+        let Ok(uid) = Uuid::parse_str(uid) else { return };
+        if self.bare_count >= self.bounds.uids {
+            self.doubt(kind, &namespace, since);
+        } else {
             let (first, uids) =
                 self.bare_tombstones.entry((kind, namespace)).or_insert_with(|| (since, HashSet::new()));
             *first = (*first).min(since);
@@ -347,12 +387,10 @@ impl Intake {
         let merged = match self.remove(&uid) {
             None => old,
             Some(new) => {
-                let newer =
-                    new.object.version() >= old.object.version() && !old.deleted || new.replaces.is_some();
+                let newer = new.object.version() >= old.object.version() && !old.deleted;
                 Pending {
                     object: if newer { new.object } else { old.object },
                     deleted: old.deleted || new.deleted,
-                    replaces: new.replaces.or(old.replaces),
                     since: old.since,
                     ticket: old.ticket,
                 }
@@ -365,57 +403,39 @@ impl Intake {
 
     /// What a watch sees after a list outranks it.
     fn note_seen(&mut self, uid: &str, object: &Mirrored) {
-        for check in
-            self.lists.iter_mut().filter(|c| c.kind == object.kind() && c.namespace == object.namespace())
-        {
+        let version = object.version();
+        for check in self.lists.iter_mut().filter(|c| c.covers(object)) {
             match check.latest.get(uid) {
                 Some(None) => {}
-                Some(Some(known)) if known.version() > object.version() => {}
+                Some(Some(known)) if *known > version => {}
                 Some(Some(_)) | None => {
-                    check.latest.insert(uid.to_owned(), Some(object.clone()));
+                    check.latest.insert(uid.to_owned(), Some(version));
                 }
             }
         }
-        if let Some(suspect) = self.suspects.get_mut(uid) {
-            match &mut suspect.listed {
-                Some(listed) if object.version() < suspect.stored => {
-                    if object.version() > listed.version() {
-                        *listed = object.clone();
-                    }
-                }
-                Some(_) | None => {
-                    self.suspects.remove(uid);
-                }
-            }
+        if self.suspects.get(uid).is_some_and(|s| version >= s.stored) {
+            self.suspects.remove(uid);
         }
     }
 
-    fn confirm_suspects(&mut self, now: Instant) {
-        let due: Vec<String> =
-            self.suspects.iter().filter(|(_, s)| s.deadline <= now).map(|(uid, _)| uid.clone()).collect();
-        for uid in due {
-            let Some(Suspect { kind, namespace, listed, row_version, deadline: _, stored: _ }) =
-                self.suspects.remove(&uid)
-            else {
-                continue;
-            };
-            match listed {
-                None => self.push_bare(kind, namespace, &uid, now),
-                Some(object) => {
-                    // What waits for the same uid is of the restored past too and not older.
-                    let object = match self.remove(&uid) {
-                        Some(p) if p.deleted => {
-                            self.push(uid, p.object, true, None, p.since);
-                            continue;
-                        }
-                        Some(p) if p.object.version() > object.version() => p.object,
-                        Some(_) | None => object,
-                    };
-                    *self.restored.entry((kind, namespace)).or_default() += 1;
-                    self.push(uid, object, false, Some(row_version), now);
-                }
-            }
+    /// What the watch has not explained in time is compared with the cluster as it is then.
+    fn give_up_on_suspects(&mut self, now: Instant) {
+        let due: Vec<(Kind, String)> = self
+            .suspects
+            .values()
+            .filter(|s| s.deadline <= now)
+            .map(|s| (s.kind, s.namespace.clone()))
+            .collect();
+        for (kind, namespace) in due {
+            self.suspects.retain(|_, s| s.kind != kind || s.namespace != namespace);
+            self.doubt(kind, &namespace, now);
         }
+    }
+}
+
+impl ListCheck {
+    fn covers(&self, object: &Mirrored) -> bool {
+        self.kind == object.kind() && (self.namespace.is_empty() || self.namespace == object.namespace())
     }
 }
 

@@ -45,6 +45,22 @@ impl Mirrored {
         self.meta().uid.clone().unwrap_or_default()
     }
 
+    /// Its name.
+    pub fn name(&self) -> String {
+        self.meta().name.clone().unwrap_or_default()
+    }
+
+    /// Whether nothing is missing that its row is made of. The cache keeps ended Tasks without what
+    /// nobody reads there (`cluster/cached.rs`); every Task that has ended has a transition.
+    pub fn is_whole(&self) -> bool {
+        match self {
+            Self::Task(o) => {
+                !o.status.as_ref().is_some_and(|s| s.phase.is_terminal() && s.transitions.is_empty())
+            }
+            Self::Run(_) | Self::Pool(_) | Self::System(_) | Self::Operation(_) => true,
+        }
+    }
+
     /// Its namespace.
     pub fn namespace(&self) -> &str {
         self.meta().namespace.as_deref().unwrap_or_default()

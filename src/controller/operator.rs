@@ -16,7 +16,7 @@ use super::clean_up::{self, Gate};
 use super::context::{Admitting, Applied, Clock, Context, GonePods};
 use super::dispatcher::{Busy, Dispatcher};
 use super::facts::Fact;
-use super::mirror::{Bounds, Mirror};
+use super::mirror::{Bounds, Kubernetes, Mirror};
 use super::queue::{self, WorkQueue};
 use super::upkeep::Written;
 use super::wiring::{Queues, Receivers, Wiring};
@@ -105,7 +105,10 @@ async fn lead(
     let scopes: Vec<String> =
         if config.namespaces.is_empty() { vec![String::new()] } else { config.namespaces.clone() };
     let (facts, inbox) = unbounded_channel();
-    let mirror = database.clone().map(|pool| Mirror::new(pool, Bounds::default()));
+    let mirror = database.clone().map(|pool| {
+        let cluster = Arc::new(Kubernetes::new(client.clone(), scopes.clone()));
+        Mirror::new(pool, cluster, Bounds::default())
+    });
     if let Some(mirror) = &mirror {
         metrics.register(|registry| mirror.register(registry));
     }

@@ -420,50 +420,37 @@ impl Wiring {
 
     /// Tells the mirror which Tasks live after a complete list.
     pub fn tasks_listed(&self, namespace: &str, live: Vec<Arc<Task>>) {
-        self.listed(Kind::Task, namespace, live, Mirrored::Task);
+        self.listed(Kind::Task, namespace, live);
     }
 
     /// Tells the mirror which Runs live after a complete list.
     pub fn runs_listed(&self, namespace: &str, live: Vec<Arc<Run>>) {
-        self.listed(Kind::Run, namespace, live, Mirrored::Run);
+        self.listed(Kind::Run, namespace, live);
     }
 
     /// Tells the mirror which AgentPools live after a complete list.
     pub fn pools_listed(&self, namespace: &str, live: Vec<Arc<AgentPool>>) {
-        self.listed(Kind::Pool, namespace, live, Mirrored::Pool);
+        self.listed(Kind::Pool, namespace, live);
     }
 
     /// Tells the mirror which Systems live after a complete list.
     pub fn systems_listed(&self, namespace: &str, live: Vec<Arc<System>>) {
-        self.listed(Kind::System, namespace, live, Mirrored::System);
+        self.listed(Kind::System, namespace, live);
     }
 
     /// Tells the mirror which Operations live after a complete list.
     pub fn operations_listed(&self, namespace: &str, live: Vec<Arc<Operation>>) {
-        self.listed(Kind::Operation, namespace, live, Mirrored::Operation);
+        self.listed(Kind::Operation, namespace, live);
     }
 
-    fn listed<K: Cached>(
-        &self,
-        kind: Kind,
-        namespace: &str,
-        live: Vec<Arc<K>>,
-        wrap: fn(Arc<K>) -> Mirrored,
-    ) {
+    fn listed<K: Cached>(&self, kind: Kind, namespace: &str, live: Vec<Arc<K>>) {
         let Some(mirror) = &self.receivers.mirror else { return };
-        let mut by_namespace: HashMap<String, Vec<Mirrored>> = HashMap::new();
-        if !namespace.is_empty() {
-            by_namespace.insert(namespace.to_string(), Vec::new());
-        }
-        for object in live {
-            let own = object.key().namespace;
-            if namespace.is_empty() || own == namespace {
-                by_namespace.entry(own).or_default().push(wrap(object));
-            }
-        }
-        for (namespace, objects) in by_namespace {
-            mirror.listed(kind, &namespace, objects);
-        }
+        let objects = live
+            .iter()
+            .filter(|object| namespace.is_empty() || is_in(object.as_ref(), namespace))
+            .map(|object| (object.uid().to_owned(), i64::try_from(object.version()).unwrap_or(-1)))
+            .collect();
+        mirror.listed(kind, namespace, objects);
     }
 }
 

@@ -89,8 +89,10 @@ pub(super) struct Statements {
     pub present: String,
     /// Each given row beside the stored one, with the names of the columns that differ.
     pub compare: String,
-    /// Uids and names of the rows that are not deleted, of one namespace or (empty) of all.
+    /// Uids of the rows that are not deleted, of one namespace or (empty) of all.
     pub live: String,
+    /// Uid, namespace and name of those of the given rows that are not deleted.
+    pub names: String,
 }
 
 impl Statements {
@@ -154,7 +156,10 @@ impl Statements {
                 differ.join(", ")
             ),
             live: format!(
-                "SELECT uid, name, namespace FROM {table} WHERE ($1 = '' OR namespace = $1) AND deleted_at IS NULL"
+                "SELECT uid FROM {table} WHERE ($1 = '' OR namespace = $1) AND deleted_at IS NULL"
+            ),
+            names: format!(
+                "SELECT uid, namespace, name FROM {table} WHERE uid = ANY($1) AND deleted_at IS NULL"
             ),
         }
     }
@@ -178,7 +183,7 @@ WITH incoming AS (
     SELECT uid, sequence, namespace, type, entity_type, payload, created_at
       FROM jsonb_populate_recordset(NULL::events, $1)
 ), known AS (
-    SELECT i.uid, coalesce((SELECT max(e.sequence) FROM events e WHERE e.uid = i.uid AND e.sequence > 0), 0) AS last,
+    SELECT i.uid, coalesce((SELECT max(coalesce(e.gap_to, e.sequence)) FROM events e WHERE e.uid = i.uid AND e.sequence > 0), 0) AS last,
            min(i.sequence) AS first, min(i.created_at) AS at, min(i.namespace) AS namespace
       FROM incoming i GROUP BY i.uid
 ), fresh AS (
@@ -245,3 +250,43 @@ ON CONFLICT (writer) DO UPDATE SET batches = excluded.batches RETURNING writer";
 /// Forgets writers that have been silent for a week.
 pub(super) const FORGET_WRITERS: &str =
     "DELETE FROM mirror_writers WHERE written_at < now() - interval '7 days'";
+
+/// Transitions that are not stored as they are, and stored ones that are none. A recorded gap stands
+/// for what is in it.
+pub(super) const COMPARE_EVENTS: &str = "
+WITH incoming AS (
+    SELECT uid, sequence, type, payload, created_at FROM jsonb_populate_recordset(NULL::events, $1)
+)
+SELECT i.uid, 'transition ' || i.sequence || CASE WHEN e.uid IS NULL THEN ' is missing' ELSE ' differs' END AS part
+  FROM incoming i LEFT JOIN events e ON e.uid = i.uid AND e.sequence = i.sequence
+ WHERE CASE WHEN e.uid IS NULL
+            THEN NOT EXISTS (SELECT 1 FROM events g WHERE g.uid = i.uid AND g.sequence < i.sequence AND g.gap_to >= i.sequence)
+            ELSE e.gap_to IS NULL AND (e.type <> i.type OR e.created_at <> i.created_at OR NOT e.payload @> i.payload) END
+ UNION ALL
+SELECT e.uid, 'event ' || e.sequence || ' is of no transition'
+  FROM events e JOIN (SELECT uid, max(sequence) AS last FROM incoming GROUP BY uid) AS l ON l.uid = e.uid
+ WHERE e.sequence > l.last
+ UNION ALL
+SELECT e.uid, 'verdict ' || e.sequence || ' is not told'
+  FROM events e JOIN runs r ON r.task_uid = e.uid AND r.name = e.payload ->> 'run' AND r.review IS NOT NULL
+ WHERE e.uid IN (SELECT uid FROM incoming) AND e.type = 'judge.review' AND NOT e.payload ? 'verdict'";
+
+/// Plans that are not stored, by the Run that made them.
+pub(super) const COMPARE_DERIVED: &str = "
+SELECT (i.payload ->> 'runId')::uuid AS uid, i.type || ' is missing' AS part
+  FROM jsonb_populate_recordset(NULL::events, $1) i
+ WHERE NOT EXISTS (SELECT 1 FROM events e WHERE e.uid = i.uid AND e.sequence = i.sequence)";
+
+/// Artifacts that are not stored.
+pub(super) const COMPARE_ARTIFACTS: &str = "
+SELECT i.run_uid AS uid, 'artifact ' || i.type || ' is missing' AS part
+  FROM jsonb_populate_recordset(NULL::artifacts, $1) i
+ WHERE NOT EXISTS (SELECT 1 FROM artifacts a WHERE a.id = i.id)";
+
+/// Which of the given objects are set aside.
+pub(super) const PARKED_OF: &str =
+    "SELECT uid, resource_version AS version, error FROM mirror_parked WHERE kind = $1 AND uid = ANY($2)";
+
+/// The objects of a kind that are set aside, of one namespace or (empty) of all.
+pub(super) const PARKED: &str =
+    "SELECT uid FROM mirror_parked WHERE kind = $1 AND ($2 = '' OR namespace = $2)";

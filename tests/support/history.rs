@@ -1,12 +1,15 @@
 //! Objects as a watch delivers them: builders for the mirror's and the API's tests.
 #![allow(dead_code, reason = "each test program uses a part")]
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::ObjectMeta;
-use opentiger::controller::mirror::Mirrored;
+use opentiger::controller::mirror::{Cluster, Kind, Mirrored, Page};
 use opentiger::crd::run::TaskRef;
 use opentiger::crd::task::Transition;
 use opentiger::crd::{
@@ -135,4 +138,67 @@ pub fn mirrored_run(run: &Run) -> Mirrored {
 
 pub fn mirrored_pool(pool: &AgentPool) -> Mirrored {
     Mirrored::Pool(Arc::new(pool.clone()))
+}
+
+/// A cluster in memory: what lists and reads of single objects answer.
+#[derive(Clone, Default)]
+pub struct Objects {
+    objects: Arc<Mutex<BTreeMap<(Kind, String, String), Mirrored>>>,
+}
+
+impl Objects {
+    /// Creates or changes an object.
+    pub fn put(&self, object: Mirrored) {
+        let key = (object.kind(), object.namespace().to_owned(), object.name());
+        self.objects.lock().expect("lock").insert(key, object);
+    }
+
+    /// Takes an object away.
+    pub fn remove(&self, object: &Mirrored) {
+        let key = (object.kind(), object.namespace().to_owned(), object.name());
+        self.objects.lock().expect("lock").remove(&key);
+    }
+
+    /// Uids and versions, as a watch's first list hands them to the mirror.
+    pub fn list(&self, kind: Kind) -> Vec<(String, i64)> {
+        self.of(kind, "").iter().map(|o| (o.uid(), o.version())).collect()
+    }
+
+    /// The objects of a kind.
+    pub fn of(&self, kind: Kind, namespace: &str) -> Vec<Mirrored> {
+        let objects = self.objects.lock().expect("lock");
+        let of = |k: &(Kind, String, String)| k.0 == kind && (namespace.is_empty() || k.1 == namespace);
+        objects.iter().filter(|(k, _)| of(k)).map(|(_, o)| o.clone()).collect()
+    }
+}
+
+impl Cluster for Objects {
+    fn scopes(&self) -> Vec<String> {
+        vec![String::new()]
+    }
+
+    fn page<'a>(
+        &'a self,
+        kind: Kind,
+        namespace: &'a str,
+        after: Option<String>,
+    ) -> BoxFuture<'a, Result<Page, kube::Error>> {
+        // Pages of two, so that there is more than one.
+        let from: usize = after.map_or(0, |n| n.parse().expect("number"));
+        let all = self.of(kind, namespace);
+        let next = (from + 2 < all.len()).then(|| (from + 2).to_string());
+        let objects = all.into_iter().skip(from).take(2).collect();
+        async move { Ok(Page { objects, next }) }.boxed()
+    }
+
+    fn get<'a>(
+        &'a self,
+        kind: Kind,
+        namespace: &'a str,
+        name: &'a str,
+    ) -> BoxFuture<'a, Result<Option<Mirrored>, kube::Error>> {
+        let key = (kind, namespace.to_owned(), name.to_owned());
+        let found = self.objects.lock().expect("lock").get(&key).cloned();
+        async move { Ok(found) }.boxed()
+    }
 }

@@ -70,6 +70,16 @@ impl Database {
         (proxy, url)
     }
 
+    /// Host and port of the server.
+    pub fn server(&self) -> (String, u16) {
+        host_port(&self.admin)
+    }
+
+    /// The URL of the same database through something that listens on loopback.
+    pub fn url_at(&self, port: u16) -> String {
+        url_of(&self.admin, &self.name, Some(port))
+    }
+
     /// Runs statements.
     pub async fn execute(&self, sql: &str) {
         self.pool.get().await.expect("connection").batch_execute(sql).await.expect("statement");

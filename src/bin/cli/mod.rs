@@ -1,6 +1,7 @@
 //! The commands for people: each creates an Operation and waits for what comes of it. It decides
 //! nothing; what may be done is up to the caller's own rights in the cluster.
 
+mod mirror;
 mod request;
 
 use anyhow::{Context as _, bail};
@@ -8,6 +9,7 @@ use clap::{Args, Subcommand};
 use kube::{Api, Client, ResourceExt};
 use opentiger::crd::{HatchState, OperationSpec, OperationType, System, system};
 
+pub use self::mirror::{Mirror, mirror};
 use self::request::{Requester, carry_out};
 
 /// Where, by whom and for how long.
