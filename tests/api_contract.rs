@@ -40,6 +40,7 @@ fn config(database: &Database) -> ApiConfig {
         kubernetes_auth: false,
         insecure_no_auth: true,
         client: None,
+        operator_pods: None,
         now: jiff::Timestamp::now,
     }
 }

@@ -73,6 +73,7 @@ fn config(database: &Database, client: &Client, namespace: &str) -> ApiConfig {
         kubernetes_auth: false,
         insecure_no_auth: true,
         client: Some(client.clone()),
+        operator_pods: None,
         now: jiff::Timestamp::now,
     }
 }

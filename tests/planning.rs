@@ -277,6 +277,7 @@ async fn a_run_s_pod_hands_its_plan_over_and_nobody_else_can() {
         kubernetes_auth: false,
         insecure_no_auth: true,
         client: Some(client.clone()),
+        operator_pods: None,
         now: jiff::Timestamp::now,
     };
     let url = serve(router(state(&config).expect("state"))).await;

@@ -5,9 +5,17 @@
 pub mod agents;
 pub mod auth;
 pub mod auth_kubernetes;
+pub mod change_feed;
+pub mod changes;
 pub mod error;
 pub mod health;
 pub mod kubernetes;
+pub mod live;
+pub mod log_follow;
+pub mod log_lines;
+pub mod log_live;
+pub mod log_merge;
+pub mod logs;
 pub mod observe;
 pub mod plan_store;
 pub mod plans;
@@ -44,6 +52,7 @@ use self::auth::{ApiKeys, Auth};
 use self::auth_kubernetes::KubernetesAuth;
 use self::error::ApiError;
 use self::kubernetes::Kubernetes;
+use self::live::{Live, OperatorPods};
 use self::plan_store::{KubernetesPlans, PlanStore};
 use self::state::ApiState;
 use self::task_writer::{KubernetesTasks, TaskWriter};
@@ -69,6 +78,8 @@ pub struct ApiConfig {
     pub insecure_no_auth: bool,
     /// Creates Tasks and checks tokens; without it the API only reads.
     pub client: Option<kube::Client>,
+    /// Where the operator's own logs are; without it they are not served.
+    pub operator_pods: Option<OperatorPods>,
     /// The clock.
     pub now: fn() -> Timestamp,
 }
@@ -138,6 +149,7 @@ pub fn state(config: &ApiConfig) -> Result<ApiState, Error> {
         kubernetes: config.client.clone().map(|client| Kubernetes::new(client, &config.namespace)),
         writer,
         plans,
+        live: Arc::new(Live::new(&config.database, &config.namespace, config.operator_pods.clone())),
         now: config.now,
     })
 }
@@ -158,6 +170,11 @@ fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(runs::list))
         .routes(routes!(runs::get))
         .routes(routes!(runs::logs))
+        .routes(routes!(logs::agent))
+        .routes(routes!(logs::cycle_manager))
+        .routes(routes!(log_merge::all))
+        .routes(routes!(logs::clear))
+        .routes(routes!(changes::stream))
         .routes(routes!(plans::hand_over).layer(DefaultBodyLimit::max(plans::MAX_PLAN_BYTES)))
         .routes(routes!(agents::list))
         .routes(routes!(agents::get))
@@ -198,13 +215,19 @@ pub fn router(state: ApiState) -> Router {
 /// # Errors
 /// See [`Error`]; a database or Kubernetes that is away is none.
 pub async fn serve(config: ApiConfig, shutdown: CancellationToken) -> Result<(), Error> {
-    let router = router(state(&config)?);
+    let state = state(&config)?;
+    let closing = state.live.closing.clone();
+    let router = router(state);
     let address = config.listen;
     let listener =
         tokio::net::TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })?;
     tracing::info!(%address, namespace = config.namespace, "API serves");
     let stopping = shutdown.clone();
-    let server = axum::serve(listener, router).with_graceful_shutdown(stopping.cancelled_owned());
+    let server = axum::serve(listener, router).with_graceful_shutdown(async move {
+        stopping.cancelled().await;
+        // Streams would not end by themselves.
+        closing.cancel();
+    });
     tokio::select! {
         result = server => result.map_err(Error::Serve),
         () = async { shutdown.cancelled().await; tokio::time::sleep(DRAIN_DEADLINE).await } => Ok(()),

@@ -51,6 +51,7 @@ impl Service {
             kubernetes_auth: false,
             insecure_no_auth: true,
             client: Some(world.client.clone()),
+            operator_pods: None,
             now: jiff::Timestamp::now,
         };
         settings(&mut config);
