@@ -83,7 +83,8 @@ pub(super) async fn listen(
     channel: &str,
     heard: Arc<Notify>,
 ) -> Result<tokio_postgres::Client, Error> {
-    let postgres = parse(config)?;
+    let mut postgres = parse(config)?;
+    postgres.application_name(format!("{}-changes", config.application_name));
     let client = match postgres.get_ssl_mode() {
         SslMode::Disable => {
             let (client, connection) = postgres.connect(NoTls).await?;

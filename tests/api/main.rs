@@ -8,6 +8,10 @@ mod support;
 
 #[path = "../resilience/check.rs"]
 mod check;
+#[path = "../support/history.rs"]
+mod history;
+#[path = "../support/node.rs"]
+mod node;
 #[path = "../support/postgres.rs"]
 mod postgres;
 #[path = "../resilience/record.rs"]
@@ -15,4 +19,6 @@ mod record;
 #[path = "../resilience/world.rs"]
 mod world;
 
+mod logs;
 mod service;
+mod stream;
