@@ -4,6 +4,8 @@
 //! which that cannot be said is told `reset` and reads everything again. Versions of one object never
 //! go back but after a `reset`, on whichever replica (invariant S26).
 
+use std::time::Duration;
+
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::IntoResponse;
@@ -20,6 +22,9 @@ use super::live::{MAX_LIFE, Outlet, Place, outlet, sse};
 use super::state::ApiState;
 use crate::postgres::changes::{Batch, Extent, after, extent};
 use crate::postgres::{self};
+
+/// Wait before the database is asked again for what was missed.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// Data of a `change` event.
 #[derive(Debug, Serialize, ToSchema)]
@@ -120,13 +125,20 @@ impl Client {
         {
             return;
         }
-        match self.catch_up().await {
-            Ok(true) => {}
-            Ok(false) => return,
-            Err(error) => {
-                // The client comes back with its last id and finds what it has missed.
-                tracing::warn!(error = &error as &dyn std::error::Error, "changes cannot be read");
-                return;
+        loop {
+            match self.catch_up().await {
+                Ok(true) => break,
+                Ok(false) => return,
+                Err(error) => {
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "changes cannot be read, will retry"
+                    );
+                    tokio::select! {
+                        () = tokio::time::sleep(RETRY) => {}
+                        () = self.outlet.gone() => return,
+                    }
+                }
             }
         }
         loop {

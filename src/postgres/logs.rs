@@ -228,12 +228,13 @@ pub struct LoggedRun {
 
 /// Columns of a [`LoggedRun`] and whether its logs may be on a node.
 const LOGGED: &str = "
-SELECT r.uid, r.name, r.agent, r.purpose, k.kept,
+SELECT r.uid, r.name, r.agent, r.purpose, r.updated_at, k.kept,
        NOT k.kept AND r.deleted_at IS NULL
            AND (r.status = 'running' OR (r.logs IS NULL AND r.finished_at > now() - interval '10 minutes')) AS live
   FROM runs r CROSS JOIN LATERAL (SELECT EXISTS (SELECT FROM run_logs l WHERE l.run_uid = r.uid) AS kept) AS k";
 
-/// The newest Runs of `agent` that have logs or may have them on a node, newest first.
+/// The newest Runs of `agent` that have logs or may have them on a node: the latter first, then
+/// newest first.
 ///
 /// # Errors
 /// `Connect` or `Statement`.
@@ -246,7 +247,7 @@ pub async fn of_agent(
     let client = pool.get().await.map_err(Error::Connect)?;
     let sql = format!(
         "SELECT * FROM ({LOGGED} WHERE r.namespace = $1 AND r.agent = $2 ORDER BY r.updated_at DESC LIMIT 200) AS q
-          WHERE q.kept OR q.live LIMIT $3"
+          WHERE q.kept OR q.live ORDER BY q.live DESC, q.updated_at DESC LIMIT $3"
     );
     let rows = client.query(&sql, &[&namespace, &agent, &limit]).await?;
     rows.iter().map(logged_run).collect()
