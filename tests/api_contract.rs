@@ -41,6 +41,7 @@ fn config(database: &Database) -> ApiConfig {
         insecure_no_auth: true,
         config_secret: None,
         client: None,
+        operator_pods: None,
         now: jiff::Timestamp::now,
     }
 }

@@ -74,6 +74,7 @@ fn config(database: &Database, client: &Client, namespace: &str) -> ApiConfig {
         insecure_no_auth: true,
         config_secret: None,
         client: Some(client.clone()),
+        operator_pods: None,
         now: jiff::Timestamp::now,
     }
 }

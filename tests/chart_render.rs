@@ -309,7 +309,9 @@ fn the_operator_is_told_what_it_needs() {
             "api",
             "--listen=0.0.0.0:4301",
             "--namespace=team-a",
-            "--api-keys-file=/etc/opentiger/api-keys/keys"
+            "--api-keys-file=/etc/opentiger/api-keys/keys",
+            "--operator-namespace=home",
+            "--operator-labels=app.kubernetes.io/name=opentiger,app.kubernetes.io/instance=opentiger,app.kubernetes.io/component=operator"
         ])
     );
 }

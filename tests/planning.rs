@@ -278,6 +278,7 @@ async fn a_run_s_pod_hands_its_plan_over_and_nobody_else_can() {
         insecure_no_auth: true,
         config_secret: None,
         client: Some(client.clone()),
+        operator_pods: None,
         now: jiff::Timestamp::now,
     };
     let url = serve(router(state(&config).expect("state"))).await;

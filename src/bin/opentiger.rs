@@ -8,6 +8,7 @@ use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use opentiger::config::OperatorConfig;
 use opentiger::controller::{self, probes, run_operator};
+use opentiger::http_api::live::OperatorPods;
 use opentiger::http_api::{self, ApiConfig};
 use opentiger::metrics::Metrics;
 use opentiger::postgres::{self, DatabaseConfig};
@@ -85,6 +86,12 @@ struct ApiArgs {
     /// Accept Kubernetes bearer tokens (TokenReview and SubjectAccessReview).
     #[arg(long, env = "KUBERNETES_AUTH")]
     kubernetes_auth: bool,
+    /// Namespace of the operator's Pods, whose logs are served; by default that of --namespace.
+    #[arg(long)]
+    operator_namespace: Option<String>,
+    /// Labels of the operator's Pods, a selector; absent: their logs are not served.
+    #[arg(long)]
+    operator_labels: Option<String>,
     /// Serve everybody. For trials on loopback only.
     #[arg(long)]
     insecure_no_auth: bool,
@@ -168,6 +175,8 @@ async fn api(args: ApiArgs) -> anyhow::Result<()> {
             None
         }
     };
+    let of_operator = args.operator_namespace.unwrap_or_else(|| args.namespace.clone());
+    let operator_pods = args.operator_labels.map(|labels| OperatorPods { namespace: of_operator, labels });
     let config = ApiConfig {
         listen: args.listen,
         namespace: args.namespace,
@@ -177,6 +186,7 @@ async fn api(args: ApiArgs) -> anyhow::Result<()> {
         insecure_no_auth: args.insecure_no_auth,
         config_secret: args.config_secret.filter(|name| !name.is_empty()),
         client,
+        operator_pods,
         now: jiff::Timestamp::now,
     };
     http_api::serve(config, shutdown).await.context("failed to serve the API")

@@ -9,6 +9,7 @@ pub mod error;
 pub mod events;
 pub mod leader;
 pub mod lean;
+pub mod pod_logs;
 pub mod store;
 pub mod watch;
 pub mod write;

@@ -149,6 +149,9 @@ pub fn access(method: &Method, route: &str) -> Option<Access> {
         }
         (true, "/plans" | "/judgements") => on("list", "tasks"),
         (true, "/judgements/{id}/diff") => on("get", "tasks"),
+        (true, "/logs/agents/{id}" | "/logs/cycle-manager" | "/logs/all") => on("get", "runs"),
+        (true, "/events/stream") => on("watch", "tasks"),
+        (false, "/logs/clear") if method == Method::POST => on("create", "operations"),
         (true, "/agents") => on("list", "agentpools"),
         (true, "/agents/{id}") => on("get", "agentpools"),
         (true, "/config") => on("get", "systems"),

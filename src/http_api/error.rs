@@ -52,6 +52,11 @@ impl ApiError {
         Self::new(StatusCode::NOT_FOUND, "no_content", problem)
     }
 
+    /// 404 in other words.
+    pub fn missing(problem: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", problem)
+    }
+
     /// 404: there is no such path.
     pub fn no_route() -> Self {
         Self::new(StatusCode::NOT_FOUND, "no_such_path", "there is no such path, see /openapi.json")

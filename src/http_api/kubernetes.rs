@@ -34,6 +34,11 @@ impl Kubernetes {
         Self { client, namespace: namespace.to_owned() }
     }
 
+    /// The client.
+    pub fn client(&self) -> Client {
+        self.client.clone()
+    }
+
     /// The namespace.
     pub fn namespace(&self) -> &str {
         &self.namespace

@@ -6,6 +6,8 @@ pub mod agent_write;
 pub mod agents;
 pub mod auth;
 pub mod auth_kubernetes;
+pub mod change_feed;
+pub mod changes;
 pub mod cleanup;
 pub mod config;
 pub mod error;
@@ -15,6 +17,12 @@ pub mod health;
 pub mod idempotency;
 pub mod judgements;
 pub mod kubernetes;
+pub mod live;
+pub mod log_follow;
+pub mod log_lines;
+pub mod log_live;
+pub mod log_merge;
+pub mod logs;
 pub mod nothing;
 pub mod observe;
 pub mod operations;
@@ -65,6 +73,7 @@ use self::auth::{ApiKeys, Auth};
 use self::auth_kubernetes::KubernetesAuth;
 use self::error::ApiError;
 use self::kubernetes::Kubernetes;
+use self::live::{Live, OperatorPods};
 use self::plan_store::{KubernetesPlans, PlanStore};
 use self::state::ApiState;
 use self::task_writer::{KubernetesTasks, TaskWriter};
@@ -92,6 +101,8 @@ pub struct ApiConfig {
     pub config_secret: Option<String>,
     /// Creates Tasks and checks tokens; without it the API only reads.
     pub client: Option<kube::Client>,
+    /// Where the operator's own logs are; without it they are not served.
+    pub operator_pods: Option<OperatorPods>,
     /// The clock.
     pub now: fn() -> Timestamp,
 }
@@ -162,6 +173,7 @@ pub fn state(config: &ApiConfig) -> Result<ApiState, Error> {
         config_secret: config.config_secret.as_deref().map(Into::into),
         writer,
         plans,
+        live: Arc::new(Live::new(&config.database, &config.namespace, config.operator_pods.clone())),
         now: config.now,
     })
 }
@@ -189,6 +201,11 @@ fn routes() -> OpenApiRouter<ApiState> {
         )
         .routes(routes!(run_artifacts::content))
         .routes(routes!(runs::logs))
+        .routes(routes!(logs::agent))
+        .routes(routes!(logs::cycle_manager))
+        .routes(routes!(log_merge::all))
+        .routes(routes!(logs::clear))
+        .routes(routes!(changes::stream))
         .routes(routes!(plans::hand_over).layer(DefaultBodyLimit::max(plans::MAX_PLAN_BYTES)))
         .routes(routes!(agents::list, agent_write::register))
         .routes(routes!(agents::get, agent_write::delete))
@@ -261,13 +278,19 @@ pub fn router(state: ApiState) -> Router {
 /// # Errors
 /// See [`Error`]; a database or Kubernetes that is away is none.
 pub async fn serve(config: ApiConfig, shutdown: CancellationToken) -> Result<(), Error> {
-    let router = router(state(&config)?);
+    let state = state(&config)?;
+    let closing = state.live.closing.clone();
+    let router = router(state);
     let address = config.listen;
     let listener =
         tokio::net::TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })?;
     tracing::info!(%address, namespace = config.namespace, "API serves");
     let stopping = shutdown.clone();
-    let server = axum::serve(listener, router).with_graceful_shutdown(stopping.cancelled_owned());
+    let server = axum::serve(listener, router).with_graceful_shutdown(async move {
+        stopping.cancelled().await;
+        // Streams would not end by themselves.
+        closing.cancel();
+    });
     tokio::select! {
         result = server => result.map_err(Error::Serve),
         () = async { shutdown.cancelled().await; tokio::time::sleep(DRAIN_DEADLINE).await } => Ok(()),

@@ -79,6 +79,12 @@ impl Params {
         self.text(name).map(parse).transpose()
     }
 
+    /// A number from 1: the first of `bounds` when absent or unreadable, at most the second.
+    pub fn lenient(&self, name: &str, (default, most): (usize, usize)) -> usize {
+        let number = self.text(name).and_then(|text| text.parse().ok()).filter(|n| *n > 0);
+        number.unwrap_or(default).min(most)
+    }
+
     /// `limit`, [`MAX_ROWS`] when absent.
     ///
     /// # Errors
@@ -169,6 +175,23 @@ mod tests {
         let cursor = cursor.expect("more rows");
         assert_eq!(params(&[("cursor", &cursor)]).after().expect("read"), After { created_at: at, uid });
         assert_eq!(page(vec![1, 2], 2, |_| (String::new(), String::new())).1, None);
+    }
+
+    #[test]
+    fn a_lenient_number_is_never_refused() {
+        for (text, expected) in [
+            ("", 200),
+            ("7", 7),
+            ("0", 200),
+            ("-1", 200),
+            ("x", 200),
+            ("1e3", 200),
+            ("2001", 2000),
+            ("99999999999999999999999", 200),
+        ] {
+            assert_eq!(params(&[("lines", text)]).lenient("lines", (200, 2000)), expected, "{text}");
+        }
+        assert_eq!(params(&[]).lenient("lines", (200, 2000)), 200);
     }
 
     #[test]

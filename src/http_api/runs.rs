@@ -2,6 +2,8 @@
 
 use axum::Json;
 use axum::extract::{Path, State};
+use axum::http::{HeaderMap, header};
+use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
@@ -9,6 +11,9 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::error::{ApiError, ErrorBody};
+use super::live::Place;
+use super::log_follow::{self, FollowedLine};
+use super::log_lines;
 use super::query::{Params, page};
 use super::state::ApiState;
 use crate::crd::System;
@@ -256,7 +261,12 @@ pub async fn get(
     let log_content = match (record.logs.as_deref(), record.has_logs) {
         (Some("lost"), _) => "[System] the logs of this run could not be kept".to_owned(),
         (Some("not_kept"), _) => "[System] the logs of this run were not kept".to_owned(),
-        (_, true) => joined(&logs::load(&state.pool, &state.namespace, record.uid, None).await?),
+        (_, true) => {
+            let _place = state.live.place(Place::Read).await?;
+            let since = logs::bound(&state.pool, &state.namespace).await?;
+            let kept = logs::load(&state.pool, &state.namespace, record.uid, None).await?;
+            joined(kept.into_iter().map(|log| log_lines::since(log, since)))
+        }
         (_, false) if record.status == "running" => {
             format!("[System] the run is in progress, see /logs/agents/{}", record.agent)
         }
@@ -266,22 +276,39 @@ pub async fn get(
     Ok(Json(OneRun { run, artifacts: artifacts.into_iter().map(Artifact::from).collect() }))
 }
 
-/// The kept logs of a Run, one per container.
+/// The kept logs of a Run, one per container; or, as server-sent events, the log while it is written.
+///
+/// The stream (`follow=true`, or `Accept: text/event-stream`) begins with the last `lines` lines of each
+/// container, goes on until the Run is over, and ends with an event `end`.
 #[utoipa::path(get, path = "/runs/{id}/logs", tag = "runs",
     params(("id" = String, Path, description = "uid of the Run"),
-        ("container" = Option<String>, Query, description = "checkout, agent or publish")),
-    responses((status = 200, body = RunLogs), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
+        ("container" = Option<String>, Query, description = "checkout, agent or publish"),
+        ("follow" = Option<bool>, Query, description = "answer with a stream"),
+        ("lines" = Option<u32>, Query, description = "of a stream: lines of each container to begin with, 1 to 20000 (default 2000)"),
+        ("Last-Event-ID" = Option<String>, Header, description = "of a stream: id of the last event that was received; what came after it is sent")),
+    responses((status = 200, description = "logs; a stream of events `log` and `end`",
+            content((RunLogs = "application/json"), (FollowedLine = "text/event-stream"))),
+        (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
         (status = 403, body = ErrorBody), (status = 404, body = ErrorBody), (status = 503, body = ErrorBody)))]
 pub async fn logs(
     State(state): State<ApiState>,
     Path(id): Path<String>,
+    headers: HeaderMap,
     params: Params,
-) -> Result<Json<RunLogs>, ApiError> {
+) -> Result<Response, ApiError> {
     let container = params.word("container", &crate::crd::wire::container::ALL)?;
+    let accepts = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let follow = params.flag("follow")? || accepts.contains("text/event-stream");
     // Logs outlive their Run.
     let record = find(&state, &id, true).await?;
+    if follow {
+        return log_follow::follow(state, &record, container, &params, &headers).await;
+    }
+    let _place = state.live.place(Place::Read).await?;
+    let since = logs::bound(&state.pool, &state.namespace).await?;
     let logs = logs::load(&state.pool, &state.namespace, record.uid, container.as_deref()).await?;
-    Ok(Json(RunLogs { logs: logs.into_iter().map(RunLog::from).collect() }))
+    let logs = logs.into_iter().map(|log| RunLog::from(log_lines::since(log, since))).collect();
+    Ok(Json(RunLogs { logs }).into_response())
 }
 
 pub(super) async fn find(state: &ApiState, id: &str, include_deleted: bool) -> Result<RunRecord, ApiError> {
@@ -292,8 +319,8 @@ pub(super) async fn find(state: &ApiState, id: &str, include_deleted: bool) -> R
 }
 
 /// All logs in one text, the last MiB of it.
-fn joined(logs: &[ContainerLog]) -> String {
-    let text: String = logs.iter().map(|l| format!("==> {} <==\n{}\n", l.container, l.content)).collect();
+fn joined(logs: impl Iterator<Item = ContainerLog>) -> String {
+    let text: String = logs.map(|l| format!("==> {} <==\n{}\n", l.container, l.content)).collect();
     if text.len() <= MAX_LOG_CONTENT {
         return text;
     }

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use super::auth::Auth;
 use super::error::ApiError;
 use super::kubernetes::Kubernetes;
+use super::live::Live;
 use super::plan_store::PlanStore;
 use super::task_writer::TaskWriter;
 use crate::postgres::Pool;
@@ -26,6 +27,8 @@ pub struct ApiState {
     pub writer: Option<Arc<dyn TaskWriter>>,
     /// Takes plans; without it `POST /runs/{id}/tasks` answers 503.
     pub plans: Option<Arc<dyn PlanStore>>,
+    /// What answers that take long share.
+    pub live: Arc<Live>,
     /// The clock.
     pub now: fn() -> Timestamp,
 }

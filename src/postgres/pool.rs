@@ -1,13 +1,16 @@
 //! The connection pool: bounded, with timeouts, pinned `search_path`, TLS where the URL asks for it.
 
+use std::future::poll_fn;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime, Timeouts};
 use rustls::pki_types::{CertificateDer, pem::PemObject};
-use tokio_postgres::NoTls;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Notify;
 use tokio_postgres::config::SslMode;
+use tokio_postgres::{AsyncMessage, Connection, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::Error;
@@ -68,6 +71,47 @@ pub fn connect(config: &DatabaseConfig) -> Result<Pool, Error> {
         })
         .build()
         .map_err(|e| Error::Settings(e.to_string()))
+}
+
+/// One connection of its own that hears `NOTIFY` on `channel`; `heard` is told of each and once more
+/// when the connection has ended. It ends with the client.
+///
+/// # Errors
+/// `Settings`, or `Statement` when there is no connection.
+pub(super) async fn listen(
+    config: &DatabaseConfig,
+    channel: &str,
+    heard: Arc<Notify>,
+) -> Result<tokio_postgres::Client, Error> {
+    let mut postgres = parse(config)?;
+    postgres.application_name(format!("{}-changes", config.application_name));
+    let client = match postgres.get_ssl_mode() {
+        SslMode::Disable => {
+            let (client, connection) = postgres.connect(NoTls).await?;
+            tokio::spawn(hear(connection, heard));
+            client
+        }
+        _ => {
+            let (client, connection) = postgres.connect(tls(config)?).await?;
+            tokio::spawn(hear(connection, heard));
+            client
+        }
+    };
+    client.batch_execute(&format!("LISTEN {channel}")).await?;
+    Ok(client)
+}
+
+async fn hear<S, T>(mut connection: Connection<S, T>, heard: Arc<Notify>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    while let Some(Ok(message)) = poll_fn(|cx| connection.poll_message(cx)).await {
+        if matches!(message, AsyncMessage::Notification(_)) {
+            heard.notify_one();
+        }
+    }
+    heard.notify_one();
 }
 
 /// Reads the URL and pins what must not depend on the server's or the role's settings.

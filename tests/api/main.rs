@@ -8,6 +8,10 @@ mod support;
 
 #[path = "../resilience/check.rs"]
 mod check;
+#[path = "../support/history.rs"]
+mod history;
+#[path = "../support/node.rs"]
+mod node;
 #[path = "../support/postgres.rs"]
 mod postgres;
 #[path = "../resilience/record.rs"]
@@ -16,5 +20,7 @@ mod record;
 mod world;
 
 mod config;
+mod logs;
 mod service;
+mod stream;
 mod tasks;

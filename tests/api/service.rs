@@ -52,6 +52,7 @@ impl Service {
             insecure_no_auth: true,
             config_secret: None,
             client: Some(world.client.clone()),
+            operator_pods: None,
             now: jiff::Timestamp::now,
         };
         settings(&mut config);
