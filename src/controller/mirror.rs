@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use super::mirror_intake::Bounds;
 use super::mirror_intake::{Intake, Pending, Work};
+use super::mirror_metrics::BatchMetrics;
 pub use super::mirrored::Mirrored;
 pub use crate::postgres::Kind;
 use crate::postgres::write::{self, StateChange};
@@ -44,6 +45,7 @@ struct Shared {
     failures: AtomicU64,
     restored: AtomicU64,
     lost: AtomicU64,
+    batches: BatchMetrics,
 }
 
 impl Mirror {
@@ -60,6 +62,7 @@ impl Mirror {
                 failures: AtomicU64::new(0),
                 restored: AtomicU64::new(0),
                 lost: AtomicU64::new(0),
+                batches: BatchMetrics::default(),
             }),
         }
     }
@@ -110,6 +113,7 @@ impl Mirror {
     /// stopped shows a growing lag.
     pub fn register(&self, registry: &mut Registry) {
         registry.register_collector(Box::new(self.clone()));
+        self.shared.batches.register(registry);
     }
 
     /// Writes until `shutdown`, then what is left for at most 5 s.
@@ -245,7 +249,9 @@ impl Mirror {
                 }
             }
         }
+        let started = Instant::now();
         let written = write::write(pool, &rows).await?;
+        self.shared.batches.note(rows.len(), started.elapsed());
         self.shared.written.fetch_add(written.changed, Ordering::Relaxed);
         self.shared.parked.fetch_add(written.parked, Ordering::Relaxed);
         let restored = std::mem::take(&mut self.intake().restored);

@@ -9,6 +9,8 @@ pub mod facts;
 pub mod logs;
 pub mod mirror;
 pub mod mirror_intake;
+mod mirror_metrics;
+pub mod mirror_retention;
 pub mod mirrored;
 pub mod operation;
 pub mod operator;

@@ -7,8 +7,10 @@ pub mod logs;
 pub mod migrate;
 pub mod pool;
 pub mod queries;
-
+pub mod retention;
+pub mod roles;
 pub mod rows;
+mod tls;
 pub mod write;
 
 pub use deadpool_postgres::Pool;
