@@ -399,7 +399,8 @@ async fn the_server_listens_and_ends_when_told_to() {
     let free = || std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("free port");
     let (listen, metrics) = (free(), free());
     let shutdown = CancellationToken::new();
-    let server = tokio::spawn(serve(ApiConfig { listen, ..config(&database) }, Some(metrics), shutdown.clone()));
+    let server =
+        tokio::spawn(serve(ApiConfig { listen, ..config(&database) }, Some(metrics), shutdown.clone()));
     let health = format!("http://{listen}/health");
     eventually("it answers", async || reqwest::get(&health).await.is_ok_and(|r| r.status() == 200)).await;
     reqwest::get(&format!("http://{listen}/tasks/no-id")).await.expect("an answer");

@@ -60,9 +60,11 @@ async fn migrations_may_run_at_once_and_again() {
     let config = DatabaseConfig::new(&database.url, "test");
     assert_eq!(opentiger::postgres::schema_version(&database.pool).await.expect("asked"), 0);
     let (a, b, c) = tokio::join!(migrate(&config, None), migrate(&config, None), migrate(&config, None));
-    assert_eq!((a.expect("a"), b.expect("b"), c.expect("c")), (1, 1, 1));
-    assert_eq!(migrate(&config, None).await.expect("again"), 1);
-    assert_eq!(database.value::<i64>("SELECT count(*) FROM refinery_schema_history").await, 1);
+    let newest = opentiger::postgres::migrate::expected_version();
+    assert_eq!((a.expect("a"), b.expect("b"), c.expect("c")), (newest, newest, newest));
+    assert_eq!(migrate(&config, None).await.expect("again"), newest);
+    let repeated = "SELECT count(*) - count(DISTINCT version) FROM refinery_schema_history";
+    assert_eq!(database.value::<i64>(repeated).await, 0);
 }
 
 #[tokio::test]

@@ -217,8 +217,7 @@ pub async fn serve(
     }
     let router = router(state);
     let address = config.listen;
-    let listener =
-        TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })?;
+    let listener = TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })?;
     tracing::info!(%address, namespace = config.namespace, "API serves");
     let stopping = shutdown.clone();
     let server = axum::serve(listener, router).with_graceful_shutdown(stopping.cancelled_owned());

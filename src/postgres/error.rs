@@ -93,7 +93,7 @@ fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
     }
     match last.downcast_ref::<rustls::Error>() {
         Some(rustls::Error::InvalidCertificate(certificate)) => match certificate {
-            CertificateError::UnknownIssuer => "the certificate of the server is not signed by a certificate authority that is trusted: name its own with --database-ca-file or sslrootcert".into(),
+            CertificateError::UnknownIssuer | CertificateError::BadSignature => "the certificate of the server is not signed by a certificate authority that is trusted: name its own with --database-ca-file or sslrootcert".into(),
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
                 "the certificate of the server is not for the host name in the database URL".into()
             }

@@ -72,7 +72,10 @@ async fn attempt(pool: &Pool, target: i32) -> Result<i32, Error> {
         }
     }
     client.execute("SELECT pg_advisory_unlock($1)", &[&LOCK]).await?;
-    accept(&client, target).await
+    match read_version(&client).await? {
+        found if found > target => accept(&client, target).await,
+        found => Ok(found),
+    }
 }
 
 /// Whether trying again may help: the database is away, or somebody holds a table locked.
