@@ -164,7 +164,10 @@ async fn operator(config: OperatorConfig) -> anyhow::Result<()> {
     let database = config
         .database_url
         .as_ref()
-        .map(|url| postgres::connect(&database(url, "opentiger-operator", &config.database)))
+        .map(|url| {
+            let database = database(url, "opentiger-operator", &config.database);
+            postgres::connect(&DatabaseConfig { custom_plans: false, ..database })
+        })
         .transpose()
         .context("failed to use the database settings")?;
     run_operator(client, config, database, metrics, shutdown.clone()).await?;

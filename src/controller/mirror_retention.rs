@@ -32,7 +32,7 @@ impl RowRetention {
     pub fn register(&self, registry: &mut Registry) {
         registry.register(
             "mirror_rows_expired",
-            "Rows of deleted Tasks and Runs removed by age",
+            "Rows of deleted objects removed by age",
             self.removed.clone(),
         );
     }
@@ -58,11 +58,11 @@ impl RowRetention {
     }
 
     fn note(&self, removed: Removed) -> Duration {
-        let Removed { tasks, runs } = removed;
-        self.removed.inc_by(tasks + runs);
-        if tasks + runs > 0 {
-            tracing::info!(tasks, runs, days = self.days, "rows removed by age");
+        let Removed { objects, more } = removed;
+        self.removed.inc_by(objects);
+        if objects > 0 {
+            tracing::info!(objects, days = self.days, "rows removed by age");
         }
-        if removed.is_full() { PAUSE } else { INTERVAL }
+        if more { PAUSE } else { INTERVAL }
     }
 }

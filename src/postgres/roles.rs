@@ -1,16 +1,16 @@
 //! Least-privilege roles: an owner that migrates, a role for the mirror (writes rows), one for the API
-//! (reads, and writes the few tables that are its own). Who may do what is one table, [`API_WRITES`] and
-//! [`NOBODY_WRITES`]; everything else follows from it.
+//! (reads, and writes the few tables that are its own). Both read everything; who writes
+//! what follows from the lists below.
 
 use super::{DatabaseConfig, Error, connect};
 
-/// Tables that the API writes; the mirror leaves them alone, unless they are in [`SHARED`] as well.
-/// Listed before they exist, they are granted when they do.
-const API_WRITES: &[&str] = &["webhook_deliveries", "log_clears", "artifacts"];
-/// Tables of the API that the mirror writes too.
-const SHARED: &[&str] = &["artifacts"];
-/// Tables that only migrations write.
-const NOBODY_WRITES: &[&str] = &["refinery_schema_history", "schema_compatibility"];
+/// Tables that the API writes, and the mirror does not.
+const API_WRITES: &[&str] = &["webhook_deliveries", "log_bounds", "posted_artifacts"];
+/// Tables of the API from which the mirror's leader removes what is too old.
+const MIRROR_REMOVES: &[&str] = &["posted_artifacts"];
+/// Tables that only migrations and triggers write.
+const NOBODY_WRITES: &[&str] =
+    &["refinery_schema_history", "schema_compatibility", "changes", "change_state"];
 
 /// Names of the roles besides the owner; absent: there is none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -98,21 +98,25 @@ pub async fn grant(config: &DatabaseConfig, roles: &Roles) -> Result<(), Error> 
             .await?;
     }
     for table in &tables {
-        for role in writers(table, roles) {
-            let sql =
-                format!("GRANT INSERT, UPDATE, DELETE ON {} TO {}", identifier(table), identifier(role));
+        for (role, rights) in writers(table, roles) {
+            let sql = format!("GRANT {rights} ON {} TO {}", identifier(table), identifier(role));
             transaction.batch_execute(&sql).await?;
         }
     }
     Ok(transaction.commit().await?)
 }
 
-/// The roles that write `table`.
-fn writers<'a>(table: &str, roles: &'a Roles) -> impl Iterator<Item = &'a str> {
-    let api = API_WRITES.contains(&table);
-    let mirror = (!api || SHARED.contains(&table)) && !NOBODY_WRITES.contains(&table);
-    let mirror = roles.mirror.as_deref().filter(|_| mirror);
-    mirror.into_iter().chain(roles.api.as_deref().filter(|_| api))
+/// The roles that write `table`, and how.
+fn writers<'a>(table: &str, roles: &'a Roles) -> Vec<(&'a str, &'static str)> {
+    const ALL: &str = "INSERT, UPDATE, DELETE";
+    let (api, mirror) = match table {
+        table if NOBODY_WRITES.contains(&table) => (None, None),
+        table if MIRROR_REMOVES.contains(&table) => (Some(ALL), Some("DELETE")),
+        table if API_WRITES.contains(&table) => (Some(ALL), None),
+        _ => (None, Some(ALL)),
+    };
+    let mirror = roles.mirror.as_deref().zip(mirror);
+    mirror.into_iter().chain(roles.api.as_deref().zip(api)).collect()
 }
 
 /// The tables of the schema, without views.
@@ -147,11 +151,13 @@ mod tests {
     #[test]
     fn each_table_has_the_writers_it_should() {
         let roles = Roles { mirror: Some("m".into()), api: Some("a".into()) };
-        let of = |table: &str| writers(table, &roles).collect::<Vec<_>>();
-        assert_eq!(of("tasks"), ["m"]);
-        assert_eq!(of("webhook_deliveries"), ["a"]);
-        assert_eq!(of("artifacts"), ["m", "a"]);
-        assert!(of("refinery_schema_history").is_empty());
-        assert!(of("schema_compatibility").is_empty());
+        let of = |table: &str| writers(table, &roles);
+        let all = "INSERT, UPDATE, DELETE";
+        assert_eq!(of("tasks"), [("m", all)]);
+        assert_eq!(of("webhook_deliveries"), [("a", all)]);
+        assert_eq!(of("posted_artifacts"), [("m", "DELETE"), ("a", all)]);
+        for table in NOBODY_WRITES {
+            assert!(of(table).is_empty(), "{table}");
+        }
     }
 }

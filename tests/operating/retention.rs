@@ -45,9 +45,9 @@ async fn only_what_was_deleted_long_enough_ago_goes_with_all_that_belongs_to_it(
     let database = filled().await;
     assert_eq!(counts(&database).await, [3, 9, 3, 6, 3]);
     let removed = remove_batch(&database.pool, 32).await.expect("nothing is as old");
-    assert_eq!((removed.tasks, removed.runs), (0, 0));
+    assert_eq!((removed.objects, removed.more), (0, false));
     let removed = remove_batch(&database.pool, 30).await.expect("removed");
-    assert_eq!((removed.tasks, removed.runs, removed.is_full()), (1, 1, false));
+    assert_eq!((removed.objects, removed.more), (2, false));
     assert_eq!(counts(&database).await, [2, 6, 2, 4, 2]);
     let left: Vec<String> = serde_json::from_value(
         database.value("SELECT to_jsonb(array_agg(name ORDER BY name)) FROM tasks").await,
@@ -77,8 +77,7 @@ async fn batches_are_bounded_wait_for_nobody_and_reach_the_end() {
         .await
         .expect("locked");
     let removed = remove_batch(&database.pool, 30).await.expect("one row is locked by somebody else");
-    assert_eq!(removed.tasks, BATCH.unsigned_abs());
-    assert!(removed.is_full());
+    assert_eq!((removed.objects, removed.more), (BATCH.unsigned_abs() + 1, true), "and a Run");
     let explained = "EXPLAIN SELECT uid FROM tasks WHERE deleted_at < now() - make_interval(days => 30) ORDER BY deleted_at LIMIT 500";
     database.execute("SET enable_seqscan = off; ANALYZE tasks").await;
     let client = database.pool.get().await.expect("connection");
@@ -94,5 +93,5 @@ async fn batches_are_bounded_wait_for_nobody_and_reach_the_end() {
     shutdown.cancel();
     running.await.expect("joined");
     drop(transaction);
-    assert_eq!(remove_batch(&database.pool, 30).await.expect("removed").tasks, 1);
+    assert_eq!(remove_batch(&database.pool, 30).await.expect("removed").objects, 1);
 }

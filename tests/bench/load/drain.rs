@@ -37,7 +37,8 @@ pub struct DrainArgs {
 /// # Errors
 /// When not every object has its row in the end.
 pub async fn run(args: DrainArgs) -> anyhow::Result<()> {
-    let pool = connect(&DatabaseConfig::new(&args.database, "bench"))?;
+    let config = DatabaseConfig { custom_plans: false, ..DatabaseConfig::new(&args.database, "bench") };
+    let pool = connect(&config)?;
     let mirror = Mirror::new(pool.clone(), Bounds::default());
     let now: Timestamp = "2026-02-13T14:00:00Z".parse()?;
     for n in 0..args.tasks {
