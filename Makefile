@@ -65,8 +65,8 @@ dev-up: build ## control plane, Postgres, operator and API as processes of this 
 dev-down: ## stop them
 	@tests/cluster/dev down
 
-bench: ## throughput and latency beside bare Pods; writes target/bench/summary.json
-	@tests/bench/bench
+bench: ## what everything costs; writes target/bench/summary.json (PART=dispatch|loops|api: one part of it)
+	@tests/bench/bench $(PART)
 
 clean: ## remove what was built here
 	rm -rf target

@@ -1,6 +1,8 @@
 //! Settings of the programs: command line and environment, read once at start.
 
-use clap::Args;
+use std::path::PathBuf;
+
+use clap::{Args, value_parser};
 
 /// `opentiger operator`.
 #[derive(Args, Clone, Debug)]
@@ -40,4 +42,39 @@ pub struct OperatorConfig {
     /// Postgres to mirror into and to keep logs in; absent: no mirror, no logs.
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
     pub database_url: Option<String>,
+    #[command(flatten)]
+    pub database: DatabaseOptions,
+    /// Remove rows of Tasks and Runs from Postgres this many days after the objects were deleted, with
+    /// their events, logs and artifacts; absent: keep them for ever.
+    #[arg(long, env = "DATABASE_RETENTION_DAYS", value_parser = value_parser!(u16).range(1..=36500))]
+    pub database_retention_days: Option<u16>,
+}
+
+/// How to use Postgres, beside its URL; for operator, API and migrations.
+#[derive(Args, Clone, Debug)]
+pub struct DatabaseOptions {
+    /// PEM file of the certificate authority of Postgres; absent: `sslrootcert` of the URL, or those of
+    /// the system.
+    #[arg(long, env = "DATABASE_CA_FILE")]
+    pub database_ca_file: Option<PathBuf>,
+    /// Most connections held at once.
+    #[arg(long, env = "DATABASE_MAX_CONNECTIONS", default_value_t = 8, value_parser = value_parser!(u16).range(1..=1000))]
+    pub database_max_connections: u16,
+    /// Longest time one statement may take, seconds.
+    #[arg(long, env = "DATABASE_STATEMENT_TIMEOUT_SECONDS", default_value_t = 15, value_parser = value_parser!(u64).range(1..=3600))]
+    pub database_statement_timeout_seconds: u64,
+    /// Longest time one statement may wait for a lock, seconds.
+    #[arg(long, env = "DATABASE_LOCK_TIMEOUT_SECONDS", default_value_t = 5, value_parser = value_parser!(u64).range(1..=3600))]
+    pub database_lock_timeout_seconds: u64,
+}
+
+impl Default for DatabaseOptions {
+    fn default() -> Self {
+        Self {
+            database_ca_file: None,
+            database_max_connections: 8,
+            database_statement_timeout_seconds: 15,
+            database_lock_timeout_seconds: 5,
+        }
+    }
 }

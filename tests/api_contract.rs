@@ -398,11 +398,25 @@ async fn without_authentication_the_api_refuses_to_start() {
 #[tokio::test]
 async fn the_server_listens_and_ends_when_told_to() {
     let database = Database::migrated().await;
-    let listen = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("free port");
+    let free = || std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("free port");
+    let (listen, metrics) = (free(), free());
     let shutdown = CancellationToken::new();
-    let server = tokio::spawn(serve(ApiConfig { listen, ..config(&database) }, shutdown.clone()));
+    let server =
+        tokio::spawn(serve(ApiConfig { listen, ..config(&database) }, Some(metrics), shutdown.clone()));
     let health = format!("http://{listen}/health");
     eventually("it answers", async || reqwest::get(&health).await.is_ok_and(|r| r.status() == 200)).await;
+    reqwest::get(&format!("http://{listen}/tasks/no-id")).await.expect("an answer");
+    // A method that somebody makes up is one word, and /metrics is not on the port of the API.
+    let made_up = reqwest::Method::from_bytes(b"BREW").expect("a token");
+    let client = reqwest::Client::new();
+    client.request(made_up, format!("http://{listen}/tasks")).send().await.expect("an answer");
+    assert_eq!(reqwest::get(&format!("http://{listen}/metrics")).await.expect("an answer").status(), 404);
+    let text = reqwest::get(&format!("http://{metrics}/metrics")).await.expect("metrics");
+    let text = text.text().await.expect("text");
+    let counted = |labels: &str| text.contains(&format!("duration_seconds_count{{{labels}}} 1"));
+    assert!(counted(r#"method="GET",route="/tasks/{id}",status="404""#), "{text}");
+    assert!(counted(r#"method="other",route="/tasks",status="405""#), "{text}");
+    assert!(text.contains("opentiger_api_database_connections_max 8"), "{text}");
     shutdown.cancel();
     let ended = tokio::time::timeout(Duration::from_secs(15), server).await;
     ended.expect("in time").expect("joined").expect("no error");

@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::collections::BTreeMap;
 use std::fs;
 
 use rstest::rstest;
@@ -138,6 +139,8 @@ fn the_api_reaches_the_one_secret_that_it_was_told_of() {
 #[case("imagePullPolicy=Sometimes", "imagePullPolicy")]
 #[case("watchNamespaces={Team_A}", "watchNamespaces")]
 #[case("runner.image=", "image")]
+#[case("database.retentionDays=0", "retentionDays")]
+#[case("database.maxConnections=0", "maxConnections")]
 fn a_typo_in_the_values_is_refused(#[case] set: &str, #[case] named: &str) {
     let message = helm_refuses(&template_args("opentiger", &[DATABASE, set]));
     assert!(
@@ -308,10 +311,118 @@ fn the_operator_is_told_what_it_needs() {
         json!([
             "api",
             "--listen=0.0.0.0:4301",
+            "--metrics-listen=0.0.0.0:8081",
             "--namespace=team-a",
             "--api-keys-file=/etc/opentiger/api-keys/keys",
             "--operator-namespace=home",
             "--operator-labels=app.kubernetes.io/name=opentiger,app.kubernetes.io/instance=opentiger,app.kubernetes.io/component=operator"
         ])
     );
+}
+
+/// The environment of a container: plain values, and `secret/key` where one is referred to.
+fn environment(container: &Value) -> BTreeMap<String, String> {
+    let value = |entry: &Value| match entry.pointer("/valueFrom/secretKeyRef") {
+        Some(from) => format!("{}/{}", text(from, "/name"), text(from, "/key")),
+        None => text(entry, "/value").to_owned(),
+    };
+    let entries = container["env"].as_array().cloned().unwrap_or_default();
+    entries.iter().map(|e| (text(e, "/name").to_owned(), value(e))).collect()
+}
+
+/// Containers by name, init containers too.
+fn containers(set: &[&str]) -> BTreeMap<String, Value> {
+    let pods: Vec<Value> =
+        objects(&template("home", set)).iter().map(|o| o["spec"]["template"]["spec"].clone()).collect();
+    let of = |pod: &Value, kind: &str| pod[kind].as_array().cloned().unwrap_or_default();
+    pods.iter()
+        .flat_map(|p| [of(p, "initContainers"), of(p, "containers")].concat())
+        .map(|c| (text(&c, "/name").to_owned(), c))
+        .collect()
+}
+
+#[test]
+fn mirror_api_and_migrations_have_a_url_each_and_one_will_do() {
+    let urls = |set: &[&str]| {
+        let containers = containers(set);
+        ["operator", "api", "migrate"].map(|c| environment(&containers[c])["DATABASE_URL"].clone())
+    };
+    let one = ["database.existingSecret.name=db"];
+    assert_eq!(urls(&one), ["db/url", "db/url", "db/url"]);
+    assert!(!environment(&containers(&one)["migrate"]).contains_key("MIRROR_ROLE"));
+    let each = [
+        "database.existingSecret.name=db",
+        "database.existingSecret.mirrorKey=m",
+        "database.existingSecret.apiKey=a",
+        "database.existingSecret.migrationKey=o",
+        "database.roles.mirror=tiger_m",
+        "database.roles.api=tiger_a",
+    ];
+    assert_eq!(urls(&each), ["db/m", "db/a", "db/o"]);
+    let migrate = containers(&each)["migrate"].clone();
+    assert_eq!(migrate["args"], json!(["migrate", "--wait"]), "an administrator has made the roles");
+    let environment_of = environment(&migrate);
+    assert_eq!((&*environment_of["MIRROR_ROLE"], &*environment_of["API_ROLE"]), ("tiger_m", "tiger_a"));
+
+    let secret = "opentiger-database";
+    assert_eq!(urls(&[DATABASE]), ["mirror-url", "api-url", "url"].map(|k| format!("{secret}/{k}")));
+    let migrate = containers(&[DATABASE])["migrate"].clone();
+    assert_eq!(migrate["args"], json!(["migrate", "--wait", "--create-roles"]));
+    let environment_of = environment(&migrate);
+    assert_eq!(environment_of["MIRROR_ROLE"], "opentiger_mirror");
+    assert_eq!(environment_of["API_PASSWORD"], format!("{secret}/api-password"));
+    let rendered = objects(&template("home", &[DATABASE]));
+    let made = rendered.iter().find(|o| text(o, "/kind") == "Secret" && text(o, "/metadata/name") == secret);
+    let keys: Vec<&String> = made.expect("the Secret")["data"].as_object().expect("keys").keys().collect();
+    assert_eq!(keys, ["api-password", "api-url", "mirror-password", "mirror-url", "password", "url"]);
+}
+
+#[test]
+fn the_settings_of_the_database_reach_whoever_uses_it() {
+    let set = [
+        "database.existingSecret.name=db",
+        "database.caSecret.name=authority",
+        "database.caSecret.key=root.pem",
+        "database.maxConnections=20",
+        "database.statementTimeoutSeconds=30",
+        "database.lockTimeoutSeconds=9",
+        "database.retentionDays=90",
+    ];
+    let containers = containers(&set);
+    for name in ["operator", "api", "migrate"] {
+        let environment = environment(&containers[name]);
+        assert_eq!(environment["DATABASE_MAX_CONNECTIONS"], "20", "{name}");
+        assert_eq!(environment["DATABASE_STATEMENT_TIMEOUT_SECONDS"], "30", "{name}");
+        assert_eq!(environment["DATABASE_LOCK_TIMEOUT_SECONDS"], "9", "{name}");
+        let file = &environment["DATABASE_CA_FILE"];
+        let mounts = containers[name]["volumeMounts"].as_array().cloned().unwrap_or_default();
+        assert!(mounts.iter().any(|m| file.starts_with(text(m, "/mountPath"))), "{name}: {file} is mounted");
+        assert_eq!(environment.contains_key("DATABASE_RETENTION_DAYS"), name == "operator", "{name}");
+    }
+    assert_eq!(environment(&containers["operator"])["DATABASE_RETENTION_DAYS"], "90");
+    for pod in objects(&template("home", &set)).iter().filter(|o| text(o, "/kind") == "Deployment") {
+        let volumes = pod["spec"]["template"]["spec"]["volumes"].to_string();
+        assert!(volumes.contains("authority") && volumes.contains("root.pem"), "{volumes}");
+    }
+}
+
+#[test]
+fn prometheus_finds_the_metrics_of_operator_and_api() {
+    let rendered = objects(&template("home", &[DATABASE, "metrics.serviceMonitor.enabled=true"]));
+    let of = |kind: &str| rendered.iter().filter(move |o| text(o, "/kind") == kind).collect::<Vec<_>>();
+    let wanted = of("ServiceMonitor")[0]["spec"]["selector"]["matchLabels"].clone();
+    let wanted = wanted.as_object().expect("labels");
+    let services: Vec<&Value> = of("Service")
+        .into_iter()
+        .filter(|s| wanted.iter().all(|(key, value)| s["metadata"]["labels"][key] == *value))
+        .collect();
+    let mut components: Vec<&str> =
+        services.iter().map(|s| text(s, "/spec/selector/app.kubernetes.io~1component")).collect();
+    components.sort_unstable();
+    assert_eq!(components, ["api", "operator"]);
+    let containers = containers(&[DATABASE]);
+    for component in components {
+        let ports = containers[component]["ports"].to_string();
+        assert!(ports.contains("\"metrics\""), "{component}: {ports}");
+    }
 }

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
-use opentiger::config::OperatorConfig;
+use opentiger::config::{DatabaseOptions, OperatorConfig};
 use opentiger::controller::{self, probes, run_operator};
 use opentiger::http_api::live::OperatorPods;
 use opentiger::http_api::{self, ApiConfig};
 use opentiger::metrics::Metrics;
-use opentiger::postgres::{self, DatabaseConfig};
+use opentiger::postgres::{self, DatabaseConfig, roles};
 use opentiger::telemetry;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -62,11 +62,29 @@ struct WhyArgs {
 #[derive(Args)]
 struct MigrateConfig {
     /// Postgres, as its owner.
-    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
-    database_url: String,
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true, required_unless_present = "roles_sql")]
+    database_url: Option<String>,
+    #[command(flatten)]
+    database: DatabaseOptions,
     /// Wait up to ten minutes for the database to answer.
     #[arg(long)]
     wait: bool,
+    /// Role that the operator's mirror uses: it is given its rights on the tables.
+    #[arg(long, env = "MIRROR_ROLE")]
+    mirror_role: Option<String>,
+    /// Role that the API uses: it is given its rights on the tables.
+    #[arg(long, env = "API_ROLE")]
+    api_role: Option<String>,
+    /// Create the two roles first, or set their passwords; needs an administrator's URL.
+    #[arg(long, requires_all = ["mirror_role", "api_role", "mirror_password", "api_password"])]
+    create_roles: bool,
+    #[arg(long, env = "MIRROR_PASSWORD", hide_env_values = true)]
+    mirror_password: Option<String>,
+    #[arg(long, env = "API_PASSWORD", hide_env_values = true)]
+    api_password: Option<String>,
+    /// Print the SQL with which an administrator creates owner, mirror and API role, and do nothing.
+    #[arg(long)]
+    roles_sql: bool,
 }
 
 #[derive(Args)]
@@ -80,6 +98,11 @@ struct ApiArgs {
     /// Postgres that the operator mirrors into.
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
     database_url: String,
+    #[command(flatten)]
+    database: DatabaseOptions,
+    /// Address of /metrics; absent: none.
+    #[arg(long)]
+    metrics_listen: Option<std::net::SocketAddr>,
     /// File of API keys, one a line; read again when it changes.
     #[arg(long)]
     api_keys_file: Option<std::path::PathBuf>,
@@ -157,7 +180,10 @@ async fn operator(config: OperatorConfig) -> anyhow::Result<()> {
     let database = config
         .database_url
         .as_ref()
-        .map(|url| postgres::connect(&DatabaseConfig::new(url, "opentiger-operator")))
+        .map(|url| {
+            let database = database(url, "opentiger-operator", &config.database);
+            postgres::connect(&DatabaseConfig { custom_plans: false, ..database })
+        })
         .transpose()
         .context("failed to use the database settings")?;
     run_operator(client, config, database, metrics, shutdown.clone()).await?;
@@ -180,7 +206,7 @@ async fn api(args: ApiArgs) -> anyhow::Result<()> {
     let config = ApiConfig {
         listen: args.listen,
         namespace: args.namespace,
-        database: DatabaseConfig::new(args.database_url, "opentiger-api"),
+        database: database(&args.database_url, "opentiger-api", &args.database),
         api_keys_file: args.api_keys_file,
         kubernetes_auth: args.kubernetes_auth,
         insecure_no_auth: args.insecure_no_auth,
@@ -189,7 +215,7 @@ async fn api(args: ApiArgs) -> anyhow::Result<()> {
         operator_pods,
         now: jiff::Timestamp::now,
     };
-    http_api::serve(config, shutdown).await.context("failed to serve the API")
+    http_api::serve(config, args.metrics_listen, shutdown).await.context("failed to serve the API")
 }
 
 async fn why(args: WhyArgs) -> anyhow::Result<()> {
@@ -209,11 +235,43 @@ async fn kubernetes(agent: &'static str) -> anyhow::Result<kube::Client> {
 }
 
 async fn migrate(config: MigrateConfig) -> anyhow::Result<()> {
-    let database = DatabaseConfig::new(config.database_url, "opentiger-migrate");
+    let MigrateConfig { database_url, mirror_role, api_role, .. } = &config;
+    let name = |role: &Option<String>, default: &str| role.clone().unwrap_or_else(|| default.into());
+    let (mirror, api) = (name(mirror_role, "opentiger_mirror"), name(api_role, "opentiger_api"));
+    if config.roles_sql {
+        print!("{}", roles::creation_sql("opentiger_owner", &mirror, &api));
+        return Ok(());
+    }
+    let url = database_url.as_deref().unwrap_or_default();
+    let database = database(url, "opentiger-migrate", &config.database);
     let wait = config.wait.then_some(Duration::from_secs(600));
     let version = postgres::migrate(&database, wait).await.context("failed to migrate the database")?;
     tracing::info!(version, "schema is up to date");
-    Ok(())
+    if let (true, Some(of_mirror), Some(of_api)) =
+        (config.create_roles, &config.mirror_password, &config.api_password)
+    {
+        let passwords = [(mirror.as_str(), of_mirror.as_str()), (api.as_str(), of_api.as_str())];
+        roles::create(&database, &passwords).await.context("failed to create the roles")?;
+    }
+    let roles = roles::Roles { mirror: config.mirror_role, api: config.api_role };
+    roles::grant(&database, &roles).await.context("failed to give the roles their rights")
+}
+
+/// How to reach Postgres.
+fn database(url: &str, application_name: &str, options: &DatabaseOptions) -> DatabaseConfig {
+    let DatabaseOptions {
+        database_ca_file,
+        database_max_connections,
+        database_statement_timeout_seconds,
+        database_lock_timeout_seconds,
+    } = options;
+    DatabaseConfig {
+        ca_file: database_ca_file.clone(),
+        max_connections: usize::from(*database_max_connections),
+        statement_timeout: Duration::from_secs(*database_statement_timeout_seconds),
+        lock_timeout: Duration::from_secs(*database_lock_timeout_seconds),
+        ..DatabaseConfig::new(url, application_name)
+    }
 }
 
 /// A token that is cancelled by SIGTERM or SIGINT.

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 pub use super::mirror_cluster::{Cluster, Kubernetes, Page};
 pub use super::mirror_intake::Bounds;
 use super::mirror_intake::{Intake, Pending, Work};
+use super::mirror_metrics::BatchMetrics;
 use super::mirror_repair::{self, Repair, Repaired};
 pub use super::mirrored::Mirrored;
 pub use crate::postgres::Kind;
@@ -52,6 +53,7 @@ struct Shared {
     restored: AtomicU64,
     lost: AtomicU64,
     repairs: AtomicU64,
+    batches: BatchMetrics,
 }
 
 /// What the writing loop knows.
@@ -80,6 +82,7 @@ impl Mirror {
                 restored: AtomicU64::new(0),
                 lost: AtomicU64::new(0),
                 repairs: AtomicU64::new(0),
+                batches: BatchMetrics::default(),
             }),
         }
     }
@@ -139,6 +142,7 @@ impl Mirror {
     /// stopped shows a growing lag.
     pub fn register(&self, registry: &mut Registry) {
         registry.register_collector(Box::new(self.clone()));
+        self.shared.batches.register(registry);
     }
 
     /// Writes until `shutdown`, then what is left for at most 5 s.
@@ -353,7 +357,9 @@ impl Mirror {
                 }
             }
         }
+        let started = Instant::now();
         let written = write::write_as(pool, &rows, writer).await?;
+        self.shared.batches.note(rows.len(), started.elapsed());
         self.shared.written.fetch_add(written.changed, Ordering::Relaxed);
         self.shared.parked.fetch_add(written.parked, Ordering::Relaxed);
         Ok(())

@@ -17,6 +17,7 @@ use super::context::{Admitting, Applied, Clock, Context, GonePods};
 use super::dispatcher::{Busy, Dispatcher};
 use super::facts::Fact;
 use super::mirror::{Bounds, Kubernetes, Mirror};
+use super::mirror_retention::RowRetention;
 use super::queue::{self, WorkQueue};
 use super::upkeep::Written;
 use super::wiring::{Queues, Receivers, Wiring};
@@ -112,6 +113,11 @@ async fn lead(
     if let Some(mirror) = &mirror {
         metrics.register(|registry| mirror.register(registry));
     }
+    let expiry = database.clone().zip(config.database_retention_days);
+    let expiry = expiry.map(|(pool, days)| RowRetention::new(pool, i32::from(days)));
+    if let Some(expiry) = &expiry {
+        metrics.register(|registry| expiry.register(registry));
+    }
     let busy = Arc::new(Busy::default());
     let queues = Queues::default();
     let (ctx, wiring) = assemble(
@@ -135,6 +141,9 @@ async fn lead(
     let stopping = stop.child_token();
     for scope in &scopes {
         start_watches(&tasks, &ctx, &client, scope, &wiring, stopping.clone());
+    }
+    if let Some(expiry) = expiry {
+        tasks.spawn(expiry.run(stopping.clone()));
     }
     let mirror_stop = CancellationToken::new();
     let mirror_task = mirror.map(|m| tokio::spawn(m.run(mirror_stop.clone())));

@@ -23,6 +23,7 @@ pub mod log_lines;
 pub mod log_live;
 pub mod log_merge;
 pub mod logs;
+pub mod metrics;
 pub mod nothing;
 pub mod observe;
 pub mod operations;
@@ -61,6 +62,7 @@ use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::get;
 use jiff::Timestamp;
 use thiserror::Error;
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use utoipa::OpenApi;
 use utoipa::openapi::security::{
@@ -74,6 +76,7 @@ use self::auth_kubernetes::KubernetesAuth;
 use self::error::ApiError;
 use self::kubernetes::Kubernetes;
 use self::live::{Live, OperatorPods};
+use self::metrics::ApiMetrics;
 use self::plan_store::{KubernetesPlans, PlanStore};
 use self::state::ApiState;
 use self::task_writer::{KubernetesTasks, TaskWriter};
@@ -165,8 +168,10 @@ pub fn state(config: &ApiConfig) -> Result<ApiState, Error> {
         let plans: Arc<dyn PlanStore> = Arc::new(KubernetesPlans::new(client, &config.namespace));
         plans
     });
+    let pool = postgres::connect(&config.database).map_err(Error::Database)?;
     Ok(ApiState {
-        pool: postgres::connect(&config.database).map_err(Error::Database)?,
+        metrics: ApiMetrics::new(pool.clone()),
+        pool,
         namespace: config.namespace.as_str().into(),
         auth: Arc::new(Auth { keys, kubernetes, insecure: open && config.insecure_no_auth }),
         kubernetes: config.client.clone().map(|client| Kubernetes::new(client, &config.namespace)),
@@ -270,20 +275,30 @@ pub fn router(state: ApiState) -> Router {
         .method_not_allowed_fallback(async || ApiError::method_not_allowed())
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(from_fn(observe::observe))
+        .layer(from_fn_with_state(state.metrics.clone(), metrics::measure))
         .with_state(state)
 }
 
-/// Serves until `shutdown`, then finishes what is under way within 10 s.
+/// Serves until `shutdown`, then finishes what is under way within 10 s; with `metrics_listen`, its
+/// metrics there.
 ///
 /// # Errors
 /// See [`Error`]; a database or Kubernetes that is away is none.
-pub async fn serve(config: ApiConfig, shutdown: CancellationToken) -> Result<(), Error> {
+pub async fn serve(
+    config: ApiConfig,
+    metrics_listen: Option<SocketAddr>,
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
     let state = state(&config)?;
+    if let Some(address) = metrics_listen {
+        let listener =
+            TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })?;
+        tokio::spawn(metrics::serve(listener, state.metrics.clone(), shutdown.clone()));
+    }
     let closing = state.live.closing.clone();
     let router = router(state);
     let address = config.listen;
-    let listener =
-        tokio::net::TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })?;
+    let listener = TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })?;
     tracing::info!(%address, namespace = config.namespace, "API serves");
     let stopping = shutdown.clone();
     let server = axum::serve(listener, router).with_graceful_shutdown(async move {

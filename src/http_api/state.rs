@@ -8,6 +8,7 @@ use super::auth::Auth;
 use super::error::ApiError;
 use super::kubernetes::Kubernetes;
 use super::live::Live;
+use super::metrics::ApiMetrics;
 use super::plan_store::PlanStore;
 use super::task_writer::TaskWriter;
 use crate::postgres::Pool;
@@ -16,6 +17,7 @@ use crate::postgres::Pool;
 #[derive(Clone)]
 pub struct ApiState {
     pub pool: Pool,
+    pub metrics: ApiMetrics,
     /// The namespace this API serves.
     pub namespace: Arc<str>,
     pub auth: Arc<Auth>,

@@ -1,5 +1,7 @@
 //! Errors of the database client, and whose fault they are.
 
+use deadpool_postgres::PoolError;
+use rustls::CertificateError;
 use thiserror::Error;
 use tokio_postgres::error::SqlState;
 
@@ -10,8 +12,8 @@ pub enum Error {
     #[error("failed to read the database settings: {0}")]
     Settings(String),
     /// No connection could be had.
-    #[error("failed to connect to the database")]
-    Connect(#[source] deadpool_postgres::PoolError),
+    #[error("failed to connect to the database: {}", connection(.0))]
+    Connect(#[source] PoolError),
     /// A statement failed.
     #[error("failed to run a statement: {}", describe(.0))]
     Statement(#[from] tokio_postgres::Error),
@@ -23,6 +25,11 @@ pub enum Error {
         "failed to find the tables in version {expected}, they are in version {found}: run `opentiger migrate`"
     )]
     Schema { expected: i32, found: i32 },
+    /// The tables are newer than this program can work with.
+    #[error(
+        "failed to use the tables: they are in version {found}, which needs programs of version {oldest_program} on, and this one is of version {expected}: upgrade it"
+    )]
+    Outdated { expected: i32, found: i32, oldest_program: i32 },
     /// A stored value is not of the kind this program wrote.
     #[error("failed to read a stored value: {0}")]
     Value(String),
@@ -46,6 +53,7 @@ impl Error {
             | Self::Connect(_)
             | Self::Migrate(_)
             | Self::Schema { .. }
+            | Self::Outdated { .. }
             | Self::Value(_) => Fault::Transient,
         }
     }
@@ -56,6 +64,45 @@ fn describe(error: &tokio_postgres::Error) -> String {
     match error.as_db_error() {
         Some(db) => format!("{} ({})", db.message(), db.code().code()),
         None => error.to_string(),
+    }
+}
+
+/// One sentence on why no connection could be had.
+fn connection(error: &PoolError) -> String {
+    match error {
+        PoolError::Backend(error) => match error.as_db_error() {
+            Some(db) => format!("{} ({})", db.message(), db.code().code()),
+            None => root_cause(error),
+        },
+        PoolError::Timeout(_)
+        | PoolError::Closed
+        | PoolError::NoRuntimeSpecified
+        | PoolError::PostCreateHook(_) => error.to_string(),
+    }
+}
+
+/// The innermost error; of a certificate, what is wrong with it.
+fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut last = error;
+    loop {
+        let inner = last.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        match inner.map(|e| e as &(dyn std::error::Error + 'static)).or_else(|| last.source()) {
+            Some(next) => last = next,
+            None => break,
+        }
+    }
+    match last.downcast_ref::<rustls::Error>() {
+        Some(rustls::Error::InvalidCertificate(certificate)) => match certificate {
+            CertificateError::UnknownIssuer | CertificateError::BadSignature => "the certificate of the server is not signed by a certificate authority that is trusted: name its own with --database-ca-file or sslrootcert".into(),
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+                "the certificate of the server is not for the host name in the database URL".into()
+            }
+            other => format!("the certificate of the server is refused: {other}"),
+        },
+        _ if last.to_string().contains("does not support TLS") => {
+            "the server does not offer TLS, which sslmode of the database URL asks for".into()
+        }
+        _ => last.to_string(),
     }
 }
 

@@ -13,10 +13,12 @@ pub mod migrate;
 mod page;
 pub mod pool;
 pub mod queries;
-pub mod throughput;
-
+pub mod retention;
+pub mod roles;
 pub mod rows;
 mod statements;
+pub mod throughput;
+mod tls;
 pub mod write;
 
 pub use deadpool_postgres::Pool;

@@ -6,36 +6,51 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime, Timeouts};
-use rustls::pki_types::{CertificateDer, pem::PemObject};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
 use tokio_postgres::config::SslMode;
 use tokio_postgres::{AsyncMessage, Connection, NoTls};
-use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::Error;
+use super::{Error, tls};
 
-/// Longest time one statement may take, in milliseconds.
-const STATEMENT_TIMEOUT_MS: u32 = 15_000;
+/// Longest time a transaction may stay open with nothing asked.
+const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(30);
 
 /// How to reach the database.
 #[derive(Clone)]
 pub struct DatabaseConfig {
-    /// `postgres://user:password@host:port/database?sslmode=disable|prefer|require|verify-full`.
-    /// With TLS the server's certificate is always verified.
+    /// `postgres://user:password@host:port/database?sslmode=disable|prefer|require|verify-full&sslrootcert=FILE`.
+    /// With TLS the server's certificate and its host name are always verified.
     pub url: String,
-    /// PEM file of the certificate authority; without it those of the system are trusted.
+    /// PEM file of the certificate authority, before `sslrootcert`; without both those of the system
+    /// are trusted.
     pub ca_file: Option<PathBuf>,
     /// Most connections held at once.
     pub max_connections: usize,
+    /// Longest time one statement may take.
+    pub statement_timeout: Duration,
+    /// Longest time one statement may wait for a lock.
+    pub lock_timeout: Duration,
+    /// Plan every statement for its own parameters. Right for lists, where a page costs as much as its
+    /// limit and filters say; wasted on the mirror's batches.
+    pub custom_plans: bool,
     /// Shown in `pg_stat_activity`.
     pub application_name: String,
 }
 
 impl DatabaseConfig {
-    /// Settings with the defaults: 8 connections, certificate authorities of the system.
+    /// Settings with the defaults: 8 connections, 15 s a statement, 5 s for a lock, certificate
+    /// authorities of the system.
     pub fn new(url: impl Into<String>, application_name: &str) -> Self {
-        Self { url: url.into(), ca_file: None, max_connections: 8, application_name: application_name.into() }
+        Self {
+            url: url.into(),
+            ca_file: None,
+            max_connections: 8,
+            statement_timeout: Duration::from_secs(15),
+            lock_timeout: Duration::from_secs(5),
+            custom_plans: true,
+            application_name: application_name.into(),
+        }
     }
 }
 
@@ -45,6 +60,9 @@ impl std::fmt::Debug for DatabaseConfig {
         f.debug_struct("DatabaseConfig")
             .field("ca_file", &self.ca_file)
             .field("max_connections", &self.max_connections)
+            .field("statement_timeout", &self.statement_timeout)
+            .field("lock_timeout", &self.lock_timeout)
+            .field("custom_plans", &self.custom_plans)
             .field("application_name", &self.application_name)
             .finish_non_exhaustive()
     }
@@ -55,11 +73,11 @@ impl std::fmt::Debug for DatabaseConfig {
 /// # Errors
 /// `Settings` when the URL or the certificate authority file cannot be used.
 pub fn connect(config: &DatabaseConfig) -> Result<Pool, Error> {
-    let postgres = parse(config)?;
+    let (postgres, ca_file) = parse(config)?;
     let manager_config = ManagerConfig { recycling_method: RecyclingMethod::Fast };
     let manager = match postgres.get_ssl_mode() {
         SslMode::Disable => Manager::from_config(postgres, NoTls, manager_config),
-        _ => Manager::from_config(postgres, tls(config)?, manager_config),
+        _ => Manager::from_config(postgres, tls::connector(ca_file.as_deref())?, manager_config),
     };
     Pool::builder(manager)
         .max_size(config.max_connections.max(1))
@@ -83,7 +101,7 @@ pub(super) async fn listen(
     channel: &str,
     heard: Arc<Notify>,
 ) -> Result<tokio_postgres::Client, Error> {
-    let mut postgres = parse(config)?;
+    let (mut postgres, ca_file) = parse(config)?;
     postgres.application_name(format!("{}-changes", config.application_name));
     let client = match postgres.get_ssl_mode() {
         SslMode::Disable => {
@@ -92,7 +110,7 @@ pub(super) async fn listen(
             client
         }
         _ => {
-            let (client, connection) = postgres.connect(tls(config)?).await?;
+            let (client, connection) = postgres.connect(tls::connector(ca_file.as_deref())?).await?;
             tokio::spawn(hear(connection, heard));
             client
         }
@@ -115,52 +133,27 @@ where
 }
 
 /// Reads the URL and pins what must not depend on the server's or the role's settings.
-fn parse(config: &DatabaseConfig) -> Result<tokio_postgres::Config, Error> {
-    // The driver knows no verify modes; ours always verifies, so they mean the same as require.
-    let url = config
-        .url
-        .replace("sslmode=verify-full", "sslmode=require")
-        .replace("sslmode=verify-ca", "sslmode=require");
+fn parse(config: &DatabaseConfig) -> Result<(tokio_postgres::Config, Option<PathBuf>), Error> {
+    let tls::Split { url, mode, ca_file } = tls::split(&config.url)?;
     let mut postgres: tokio_postgres::Config = url.parse().map_err(|_| {
         Error::Settings("the database URL is not of the form postgres://user:password@host/database".into())
     })?;
     let options = format!(
-        "{} -c search_path=public -c statement_timeout={STATEMENT_TIMEOUT_MS} -c TimeZone=UTC",
-        postgres.get_options().unwrap_or_default()
+        "{} -c search_path=public -c statement_timeout={} -c lock_timeout={} -c idle_in_transaction_session_timeout={} -c plan_cache_mode={} -c TimeZone=UTC",
+        postgres.get_options().unwrap_or_default(),
+        config.statement_timeout.as_millis(),
+        config.lock_timeout.as_millis(),
+        IDLE_IN_TRANSACTION.as_millis(),
+        if config.custom_plans { "force_custom_plan" } else { "auto" },
     );
     postgres
         .options(options.trim_start())
+        .ssl_mode(mode)
         .application_name(&config.application_name)
         .connect_timeout(Duration::from_secs(5))
         .tcp_user_timeout(Duration::from_secs(10))
         .keepalives_idle(Duration::from_secs(30));
-    Ok(postgres)
-}
-
-/// A verifying TLS connector.
-fn tls(config: &DatabaseConfig) -> Result<MakeRustlsConnect, Error> {
-    let mut roots = rustls::RootCertStore::empty();
-    match &config.ca_file {
-        Some(path) => {
-            let certificates = CertificateDer::pem_file_iter(path)
-                .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-                .map_err(|e| Error::Settings(format!("certificate authority file: {e}")))?;
-            roots.add_parsable_certificates(certificates);
-            if roots.is_empty() {
-                return Err(Error::Settings("certificate authority file: it holds no certificate".into()));
-            }
-        }
-        None => {
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        }
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let client = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|e| Error::Settings(e.to_string()))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(MakeRustlsConnect::new(client))
+    Ok((postgres, config.ca_file.clone().or(ca_file)))
 }
 
 #[cfg(test)]
@@ -177,9 +170,19 @@ mod tests {
 
     #[test]
     fn settings_are_pinned_and_verify_modes_are_understood() {
-        let config = DatabaseConfig::new("postgres://a@b/c?sslmode=verify-full", "test");
-        let parsed = parse(&config).expect("readable");
+        let config = DatabaseConfig {
+            statement_timeout: Duration::from_millis(1500),
+            lock_timeout: Duration::from_millis(700),
+            ..DatabaseConfig::new("postgres://a@b/c?sslmode=verify-full&sslrootcert=/ca.pem", "test")
+        };
+        let (parsed, ca_file) = parse(&config).expect("readable");
         assert_eq!(parsed.get_ssl_mode(), SslMode::Require);
-        assert!(parsed.get_options().expect("options").contains("search_path=public"));
+        assert_eq!(ca_file, Some("/ca.pem".into()));
+        let options = parsed.get_options().expect("options");
+        for setting in ["search_path=public", "statement_timeout=1500", "lock_timeout=700"] {
+            assert!(options.contains(setting), "{options}");
+        }
+        let own = DatabaseConfig { ca_file: Some("/own.pem".into()), ..config };
+        assert_eq!(parse(&own).expect("readable").1, Some("/own.pem".into()));
     }
 }

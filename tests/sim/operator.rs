@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::Client;
 use opentiger::cluster::lean::{FromParts, Lean};
 use opentiger::cluster::{Cached, Key, Store};
-use opentiger::config::OperatorConfig;
+use opentiger::config::{DatabaseOptions, OperatorConfig};
 use opentiger::controller::context::{Clock, Context};
 use opentiger::controller::dispatcher::Busy;
 use opentiger::controller::facts::Fact;
@@ -323,5 +323,7 @@ fn config() -> OperatorConfig {
         metrics_listen: ([127, 0, 0, 1], 0).into(),
         keep_logs: false,
         database_url: None,
+        database: DatabaseOptions::default(),
+        database_retention_days: None,
     }
 }

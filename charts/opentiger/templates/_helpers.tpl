@@ -50,13 +50,56 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- end -}}
 {{- end -}}
 
-{{/* Environment variable DATABASE_URL from a key of that Secret: (list $ "url"). */}}
+{{/* Key of that Secret with the URL for "mirror", "api" or "migration": (list $ "mirror"). */}}
+{{- define "opentiger.databaseKey" -}}
+{{- $existing := (index . 0).Values.database.existingSecret -}}
+{{- if $existing.name -}}
+{{- get $existing (printf "%sKey" (index . 1)) | default $existing.key -}}
+{{- else -}}
+{{- eq (index . 1) "migration" | ternary "url" (printf "%s-url" (index . 1)) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Environment variables that lead to the database: (list $ "mirror"). */}}
 {{- define "opentiger.databaseEnv" -}}
+{{- $database := (index . 0).Values.database -}}
 - name: DATABASE_URL
   valueFrom:
     secretKeyRef:
       name: {{ include "opentiger.databaseSecret" (index . 0) }}
-      key: {{ index . 1 }}
+      key: {{ include "opentiger.databaseKey" . }}
+- {name: DATABASE_MAX_CONNECTIONS, value: {{ $database.maxConnections | quote }}}
+- {name: DATABASE_STATEMENT_TIMEOUT_SECONDS, value: {{ $database.statementTimeoutSeconds | quote }}}
+- {name: DATABASE_LOCK_TIMEOUT_SECONDS, value: {{ $database.lockTimeoutSeconds | quote }}}
+{{- if $database.caSecret.name }}
+- {name: DATABASE_CA_FILE, value: /etc/opentiger/database-ca/ca.crt}
+{{- end }}
+{{- end -}}
+
+{{/* Environment variables with the roles that the migrations give their rights. */}}
+{{- define "opentiger.rolesEnv" -}}
+{{- $roles := .Values.database.roles -}}
+{{- $bundled := empty .Values.database.existingSecret.name -}}
+{{- range $role := list "mirror" "api" }}
+{{- with get $roles $role | default (ternary (printf "opentiger_%s" $role) "" $bundled) }}
+- {name: {{ upper $role }}_ROLE, value: {{ quote . }}}
+{{- end }}
+{{- if $bundled }}
+- name: {{ upper $role }}_PASSWORD
+  valueFrom: {secretKeyRef: {name: {{ include "opentiger.databaseSecret" $ }}, key: {{ $role }}-password}}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* Where the certificate authority of the database is mounted, and the volume it comes from. */}}
+{{- define "opentiger.databaseCaMount" -}}
+- {name: database-ca, mountPath: /etc/opentiger/database-ca, readOnly: true}
+{{- end -}}
+{{- define "opentiger.databaseCaVolume" -}}
+- name: database-ca
+  secret:
+    secretName: {{ .Values.database.caSecret.name }}
+    items: [{key: {{ .Values.database.caSecret.key | quote }}, path: ca.crt}]
 {{- end -}}
 
 {{/* Name of the Secret with the API keys. */}}

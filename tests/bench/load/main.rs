@@ -3,9 +3,11 @@
 //!
 //! Owns no set-up: `tests/bench/bench` starts and stops everything.
 
+mod api;
 mod bare;
 #[path = "../document.rs"]
 mod document;
+mod drain;
 mod floor;
 mod measure;
 mod pace;
@@ -43,6 +45,10 @@ enum Command {
         #[arg(long)]
         namespace: String,
     },
+    /// Measures the HTTP API while its database is written to.
+    Api(api::ApiArgs),
+    /// Measures how fast the mirror catches up.
+    Drain(drain::DrainArgs),
     /// Makes the summary; prints the table.
     Summary(summary::SummaryArgs),
 }
@@ -119,6 +125,8 @@ fn main() -> anyhow::Result<()> {
         Command::Purge { namespace } => {
             runtime.block_on(async { tasks::purge(client().await?, &namespace).await })
         }
+        Command::Api(args) => runtime.block_on(api::run(args)),
+        Command::Drain(args) => runtime.block_on(drain::run(args)),
         Command::Summary(args) => summary::write(&args),
     }
 }

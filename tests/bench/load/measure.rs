@@ -155,8 +155,11 @@ struct ResponseStatus {
 /// Write requests of a loop.
 #[derive(Debug, Default, Serialize)]
 pub struct Writes {
-    /// By the operator, without heartbeats.
+    /// By the operator, without heartbeats and without `operator_status`.
     pub operator: u64,
+    /// By the operator on the status of AgentPools and Systems: at most once a second each, so they come
+    /// with time, not with Tasks.
+    pub operator_status: u64,
     /// By everybody, the load generator included, without heartbeats.
     pub all: u64,
     /// Of Leases: they come with time, not with Tasks.
@@ -230,7 +233,10 @@ impl Writes {
         let heartbeat = resource == "leases";
         self.heartbeats += u64::from(heartbeat);
         self.all += u64::from(!heartbeat);
-        self.operator += u64::from(!heartbeat && agent == "opentiger-operator");
+        let by_operator = !heartbeat && agent == "opentiger-operator";
+        let with_time = matches!(resource, "agentpools" | "systems") && subresource == "status";
+        self.operator += u64::from(by_operator && !with_time);
+        self.operator_status += u64::from(by_operator && with_time);
         self.rejected += u64::from(matches!(code, 403 | 409 | 422));
         self.events += u64::from(resource == "events");
         let slash = if subresource.is_empty() { "" } else { "/" };

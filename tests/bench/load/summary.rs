@@ -1,4 +1,5 @@
-//! The summary of a bench: medians over the runs of each loop, beside the targets.
+//! The summary of a bench: medians over the runs of each loop, beside the targets. Only of the parts that
+//! were run.
 
 use std::fs;
 use std::path::PathBuf;
@@ -33,11 +34,20 @@ struct Row {
 pub fn write(args: &SummaryArgs) -> anyhow::Result<()> {
     let text = fs::read_to_string(&args.runs).context("no results")?;
     let runs: Vec<Value> = text.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
-    let summary = summarize(&runs)?;
-    document::merge(&args.out, &summary)?;
-    print_runs(&runs);
-    print_targets(&summary);
-    print_cpu_ratio(&runs);
+    let has = |what: &str| runs.iter().any(|r| word(r, "/loop") == what);
+    if has("tasks") {
+        let summary = summarize(&runs)?;
+        document::merge(&args.out, &summary)?;
+        print_runs(&runs);
+        print_targets(&loop_targets(&summary));
+        print_cpu_ratio(&runs);
+    }
+    if has("api") {
+        let summary = summarize_api(&runs)?;
+        document::merge(&args.out, &summary)?;
+        print_api(&runs);
+        print_targets(&api_targets(&summary));
+    }
     Ok(())
 }
 
@@ -99,6 +109,8 @@ fn summarize(runs: &[Value]) -> anyhow::Result<Value> {
     let ratio = |other: &[&Value]| median(tasks.iter().zip(other).map(|(t, o)| rate(t) / rate(o)).collect());
     let per_task =
         |what: &str| of_all(&tasks, |r| number(r, &format!("/writes/{what}")) / number(r, "/count"));
+    let per_minute =
+        |what: &str| of_all(&tasks, |r| number(r, &format!("/writes/{what}")) / number(r, "/seconds") * 60.0);
     let open = one(runs, "the open loop", |r| flag(r, "/open"))?;
     let lag = one(runs, "the mirror", |r| word(r, "/loop") == "mirror_lag")?;
     let rss = |tasks: u64| -> anyhow::Result<f64> {
@@ -117,6 +129,7 @@ fn summarize(runs: &[Value]) -> anyhow::Result<Value> {
         "queued_to_pod_ms": open["queued_to_pod_ms"],
         "create_to_done_ms": open["create_to_done_ms"],
         "operator_writes_per_task": crate::round(per_task("operator"), 3),
+        "operator_status_writes_per_minute": crate::round(per_minute("operator_status"), 1),
         "all_writes_per_task": crate::round(per_task("all"), 3),
         "rejected_writes_per_task": crate::round(per_task("rejected"), 4),
         "events_per_task": crate::round(per_task("events"), 3),
@@ -129,6 +142,57 @@ fn summarize(runs: &[Value]) -> anyhow::Result<Value> {
             "all": cpu_of("all"),
         },
     }))
+}
+
+fn summarize_api(runs: &[Value]) -> anyhow::Result<Value> {
+    let over = |rows: f64| {
+        one(runs, "the API", |r| word(r, "/loop") == "api" && number(r, "/rows").total_cmp(&rows).is_eq())
+    };
+    let (small, large) = (over(100_000.0)?, over(1_000_000.0)?);
+    let drain = one(runs, "the drain", |r| word(r, "/loop") == "drain")?;
+    let list = |r: &Value| number(r, "/list_first_ms/p99").max(number(r, "/list_deep_ms/p99"));
+    let worst = |pointer: &str| number(small, pointer).max(number(large, pointer));
+    Ok(json!({
+        "api_list_p99_ms": {"100k": list(small), "1m": list(large)},
+        "api_get_p99_ms": worst("/get_ms/p99"),
+        "api_lists_per_core_s": number(small, "/lists_per_core_s").min(number(large, "/lists_per_core_s")),
+        "api_rss_mib": worst("/rss_mib"),
+        "mirror_drain_rows_per_s": drain["rows_per_s"],
+    }))
+}
+
+fn print_api(runs: &[Value]) {
+    println!(
+        "\n{:<10}{:>14}{:>14}{:>12}{:>12}{:>12}{:>10}{:>9}",
+        "API, rows",
+        "first p50/p99",
+        "deep p50/p99",
+        "get p50/p99",
+        "CPU ms/list",
+        "lists/s",
+        "MiB",
+        "others"
+    );
+    for run in runs.iter().filter(|r| word(r, "/loop") == "api") {
+        let both = |what: &str| {
+            format!("{}/{}", number(run, &format!("/{what}/p50")), number(run, &format!("/{what}/p99")))
+        };
+        println!(
+            "{:<10}{:>14}{:>14}{:>12}{:>12.2}{:>12}{:>10}{:>8.0}%",
+            number(run, "/rows"),
+            both("list_first_ms"),
+            both("list_deep_ms"),
+            both("get_ms"),
+            number(run, "/list_cpu_ms"),
+            number(run, "/lists_per_s"),
+            number(run, "/rss_mib"),
+            number(run, "/others_share") * 100.0,
+        );
+    }
+    println!(
+        "Lists are of 100 Tasks by status, at the first page and at every thousandth row of each status;"
+    );
+    println!("latencies, ms, are those of one client at a time while 500 rows a second are written.");
 }
 
 fn print_runs(runs: &[Value]) {
@@ -174,7 +238,7 @@ fn print_runs(runs: &[Value]) {
         "share of the machine that went to processes which are no part of this. Where it is not small, rates and"
     );
     println!(
-        "latencies tell little; CPU seconds and writes stand. Writes are without Leases, which come with time."
+        "latencies tell little; CPU seconds and writes stand. Writes are without Leases, which come with time, and those of\nthe operator in the table below without the status of pools and System, which does too."
     );
 }
 
@@ -189,11 +253,28 @@ fn print_cpu_ratio(runs: &[Value]) {
     );
 }
 
-fn print_targets(summary: &Value) {
+fn api_targets(summary: &Value) -> Vec<Row> {
+    let row = |what, pointer: &str, target| Row { what, value: number(summary, pointer), target };
+    vec![
+        row("list p99 of 100,000, ms", "/api_list_p99_ms/100k", Some((10.0, false))),
+        row("list p99 of 1,000,000, ms", "/api_list_p99_ms/1m", Some((15.0, false))),
+        row("get p99, ms", "/api_get_p99_ms", Some((5.0, false))),
+        row("lists per CPU second", "/api_lists_per_core_s", Some((500.0, true))),
+        row("memory of the API, MiB", "/api_rss_mib", Some((64.0, false))),
+        row("mirror's drain, rows per second", "/mirror_drain_rows_per_s", Some((10_000.0, true))),
+    ]
+}
+
+fn loop_targets(summary: &Value) -> Vec<Row> {
     let of = |pointer: &str| number(summary, pointer);
     let most = |bound: f64| Some((bound, false));
-    let rows = [
+    vec![
         Row { what: "operator writes per Task", value: of("/operator_writes_per_task"), target: most(6.0) },
+        Row {
+            what: "operator status writes per minute",
+            value: of("/operator_status_writes_per_minute"),
+            target: None,
+        },
         Row { what: "all writes per Task", value: of("/all_writes_per_task"), target: most(11.0) },
         Row { what: "rejected writes per Task", value: of("/rejected_writes_per_task"), target: most(0.02) },
         Row { what: "Events per Task", value: of("/events_per_task"), target: most(1.0) },
@@ -212,11 +293,15 @@ fn print_targets(summary: &Value) {
         Row { what: "create to Done p50, ms", value: of("/create_to_done_ms/p50"), target: most(150.0) },
         Row { what: "Tasks per second", value: of("/tasks_per_s"), target: None },
         Row { what: "ratio to bare Pods", value: of("/ratio_to_bare_pods"), target: None },
-        Row { what: "mirror lag p99, ms", value: of("/mirror_lag_ms/p99"), target: None },
-    ];
+        Row { what: "mirror lag p50, ms", value: of("/mirror_lag_ms/p50"), target: most(50.0) },
+        Row { what: "mirror lag p99, ms", value: of("/mirror_lag_ms/p99"), target: most(250.0) },
+    ]
+}
+
+fn print_targets(rows: &[Row]) {
     println!("\n{:<34}{:>10}{:>12}", "", "measured", "target");
     let mut short = 0;
-    for row in &rows {
+    for row in rows {
         let (target, verdict) = match row.target {
             Some((bound, least)) => {
                 let met = if least { row.value >= bound } else { row.value <= bound };
