@@ -33,16 +33,8 @@ use tower::ServiceExt;
 
 fn config(database: &Database) -> ApiConfig {
     ApiConfig {
-        listen: ([127, 0, 0, 1], 0).into(),
-        namespace: NAMESPACE.into(),
-        database: DatabaseConfig::new(&database.url, "test-api"),
-        api_keys_file: None,
-        kubernetes_auth: false,
         insecure_no_auth: true,
-        config_secret: None,
-        client: None,
-        operator_pods: None,
-        now: jiff::Timestamp::now,
+        ..ApiConfig::new(NAMESPACE, DatabaseConfig::new(&database.url, "test-api"))
     }
 }
 

@@ -66,16 +66,9 @@ async fn namespace(client: &Client, prefix: &str) -> String {
 
 fn config(database: &Database, client: &Client, namespace: &str) -> ApiConfig {
     ApiConfig {
-        listen: ([127, 0, 0, 1], 0).into(),
-        namespace: namespace.into(),
-        database: DatabaseConfig::new(&database.url, "test-api"),
-        api_keys_file: None,
-        kubernetes_auth: false,
         insecure_no_auth: true,
-        config_secret: None,
         client: Some(client.clone()),
-        operator_pods: None,
-        now: jiff::Timestamp::now,
+        ..ApiConfig::new(namespace, DatabaseConfig::new(&database.url, "test-api"))
     }
 }
 

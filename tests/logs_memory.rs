@@ -50,15 +50,9 @@ async fn a_log_of_one_gib_needs_no_memory() {
     }
     let client = node.client();
     let config = ApiConfig {
-        listen: ([127, 0, 0, 1], 0).into(),
-        namespace: NAMESPACE.into(),
-        database: DatabaseConfig::new(&database.url, "test-api"),
-        api_keys_file: None,
-        kubernetes_auth: false,
         insecure_no_auth: true,
         client: Some(client.clone()),
-        operator_pods: None,
-        now: jiff::Timestamp::now,
+        ..ApiConfig::new(NAMESPACE, DatabaseConfig::new(&database.url, "test-api"))
     };
     let router = router(state(&config).expect("state"));
 

@@ -269,17 +269,13 @@ async fn a_run_s_pod_hands_its_plan_over_and_nobody_else_can() {
     let namespace = space.name.clone();
     let (run, pod) = planning(&client, &namespace).await;
     let config = ApiConfig {
-        listen: ([127, 0, 0, 1], 0).into(),
-        namespace: namespace.clone(),
         // No route of a plan reads it.
-        database: DatabaseConfig::new("postgres://nobody@127.0.0.1:1/none", "test-plans"),
-        api_keys_file: None,
-        kubernetes_auth: false,
         insecure_no_auth: true,
-        config_secret: None,
         client: Some(client.clone()),
-        operator_pods: None,
-        now: jiff::Timestamp::now,
+        ..ApiConfig::new(
+            namespace.clone(),
+            DatabaseConfig::new("postgres://nobody@127.0.0.1:1/none", "test-plans"),
+        )
     };
     let url = serve(router(state(&config).expect("state"))).await;
 

@@ -110,6 +110,24 @@ pub struct ApiConfig {
     pub now: fn() -> Timestamp,
 }
 
+impl ApiConfig {
+    /// Everything off that can be: on any port of loopback, nobody is let in, it only reads.
+    pub fn new(namespace: impl Into<String>, database: DatabaseConfig) -> Self {
+        Self {
+            listen: ([127, 0, 0, 1], 0).into(),
+            namespace: namespace.into(),
+            database,
+            api_keys_file: None,
+            kubernetes_auth: false,
+            insecure_no_auth: false,
+            config_secret: None,
+            client: None,
+            operator_pods: None,
+            now: Timestamp::now,
+        }
+    }
+}
+
 /// Why the API does not run.
 #[derive(Debug, Error)]
 pub enum Error {

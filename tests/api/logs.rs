@@ -34,15 +34,9 @@ impl Fixture {
     async fn configured(settings: impl FnOnce(&mut ApiConfig)) -> Self {
         let (database, node) = (Database::migrated().await, Node::default());
         let mut config = ApiConfig {
-            listen: ([127, 0, 0, 1], 0).into(),
-            namespace: NAMESPACE.into(),
-            database: DatabaseConfig::new(&database.url, "test-api"),
-            api_keys_file: None,
-            kubernetes_auth: false,
             insecure_no_auth: true,
             client: Some(node.client()),
-            operator_pods: None,
-            now: jiff::Timestamp::now,
+            ..ApiConfig::new(NAMESPACE, DatabaseConfig::new(&database.url, "test-api"))
         };
         settings(&mut config);
         Self { router: router(state(&config).expect("state")), database, node }

@@ -44,16 +44,9 @@ impl Service {
         let database = Database::migrated().await;
         let operator = world.operator("one").database(&database.url).start().await;
         let mut config = ApiConfig {
-            listen: ([127, 0, 0, 1], 0).into(),
-            namespace: world.name.clone(),
-            database: DatabaseConfig::new(&database.url, "test-api"),
-            api_keys_file: None,
-            kubernetes_auth: false,
             insecure_no_auth: true,
-            config_secret: None,
             client: Some(world.client.clone()),
-            operator_pods: None,
-            now: jiff::Timestamp::now,
+            ..ApiConfig::new(world.name.clone(), DatabaseConfig::new(&database.url, "test-api"))
         };
         settings(&mut config);
         let router = router(state(&config).expect("state"));

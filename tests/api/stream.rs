@@ -18,15 +18,8 @@ use crate::postgres::{Database, eventually};
 /// A replica of the API.
 fn replica(url: &str) -> Router {
     let config = ApiConfig {
-        listen: ([127, 0, 0, 1], 0).into(),
-        namespace: NAMESPACE.into(),
-        database: DatabaseConfig::new(url, "test-stream"),
-        api_keys_file: None,
-        kubernetes_auth: false,
         insecure_no_auth: true,
-        client: None,
-        operator_pods: None,
-        now: jiff::Timestamp::now,
+        ..ApiConfig::new(NAMESPACE, DatabaseConfig::new(url, "test-stream"))
     };
     router(state(&config).expect("state"))
 }
@@ -171,7 +164,7 @@ async fn who_comes_too_late_is_told_to_read_everything_again() {
     assert_eq!(changes(&mut again, 1).await, [(uid(3).to_string(), 2000)]);
     // The cluster is restored: versions go back, which is said.
     let mut restored = row(3, 7);
-    restored.restored = true;
+    restored.replaces = Some(2000);
     write(&database, vec![restored]).await;
     assert_eq!(again.event().await.expect("an event").name, "reset");
     assert_eq!(changes(&mut again, 1).await, [(uid(3).to_string(), 7)]);

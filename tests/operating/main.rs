@@ -16,11 +16,15 @@ mod version_1;
 use opentiger::controller::mirror::{Bounds, Mirror, Mirrored};
 use opentiger::postgres::Pool;
 use postgres::eventually;
+use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 /// Writes `objects` as the mirror does, through `pool`.
 async fn write(pool: &Pool, objects: impl IntoIterator<Item = Mirrored>) {
-    let mirror = Mirror::new(pool.clone(), Bounds::default());
+    let objects: Vec<Mirrored> = objects.into_iter().collect();
+    let cluster = history::Objects::default();
+    objects.iter().for_each(|o| cluster.put(o.clone()));
+    let mirror = Mirror::new(pool.clone(), Arc::new(cluster), Bounds::default());
     let shutdown = CancellationToken::new();
     let running = tokio::spawn(mirror.clone().run(shutdown.clone()));
     objects.into_iter().for_each(|o| mirror.applied(o));

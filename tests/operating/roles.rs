@@ -63,16 +63,7 @@ fn as_user(database: &Database, user: &str) -> DatabaseConfig {
 }
 
 async fn status(pool_of: &DatabaseConfig, path: &str) -> u16 {
-    let config = ApiConfig {
-        listen: ([127, 0, 0, 1], 0).into(),
-        namespace: NAMESPACE.into(),
-        database: pool_of.clone(),
-        api_keys_file: None,
-        kubernetes_auth: false,
-        insecure_no_auth: true,
-        client: None,
-        now: jiff::Timestamp::now,
-    };
+    let config = ApiConfig { insecure_no_auth: true, ..ApiConfig::new(NAMESPACE, pool_of.clone()) };
     let router = router(state(&config).expect("state"));
     let request = Request::get(path).body(Body::empty()).expect("request");
     router.oneshot(request).await.expect("an answer").status().as_u16()

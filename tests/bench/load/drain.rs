@@ -2,13 +2,16 @@
 //! thousands of changed objects meanwhile.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::ObjectMeta;
-use opentiger::controller::mirror::{Bounds, Mirror, Mirrored};
+use opentiger::controller::mirror::{Bounds, Cluster, Kind, Mirror, Mirrored, Page};
 use opentiger::crd::run::TaskRef;
 use opentiger::crd::task::Transition;
 use opentiger::crd::{Run, RunPhase, RunSpec, RunStatus, Task, TaskPhase, TaskSpec, TaskStatus};
@@ -39,7 +42,7 @@ pub struct DrainArgs {
 pub async fn run(args: DrainArgs) -> anyhow::Result<()> {
     let config = DatabaseConfig { custom_plans: false, ..DatabaseConfig::new(&args.database, "bench") };
     let pool = connect(&config)?;
-    let mirror = Mirror::new(pool.clone(), Bounds::default());
+    let mirror = Mirror::new(pool.clone(), Arc::new(Nowhere), Bounds::default());
     let now: Timestamp = "2026-02-13T14:00:00Z".parse()?;
     for n in 0..args.tasks {
         mirror.applied(Mirrored::Task(task(n, now).into()));
@@ -142,4 +145,31 @@ fn run_of(n: usize, now: Timestamp) -> Run {
         ..RunStatus::default()
     });
     run
+}
+
+/// No cluster: nothing is in doubt here, so nobody is asked.
+struct Nowhere;
+
+impl Cluster for Nowhere {
+    fn scopes(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn page<'a>(
+        &'a self,
+        _: Kind,
+        _: &'a str,
+        _: Option<String>,
+    ) -> BoxFuture<'a, Result<Page, kube::Error>> {
+        async { Ok(Page::default()) }.boxed()
+    }
+
+    fn get<'a>(
+        &'a self,
+        _: Kind,
+        _: &'a str,
+        _: &'a str,
+    ) -> BoxFuture<'a, Result<Option<Mirrored>, kube::Error>> {
+        async { Ok(None) }.boxed()
+    }
 }
