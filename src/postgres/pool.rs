@@ -139,7 +139,7 @@ fn parse(config: &DatabaseConfig) -> Result<(tokio_postgres::Config, Option<Path
         Error::Settings("the database URL is not of the form postgres://user:password@host/database".into())
     })?;
     let options = format!(
-        "{} -c search_path=public -c statement_timeout={} -c lock_timeout={} -c idle_in_transaction_session_timeout={} -c plan_cache_mode={} -c TimeZone=UTC",
+        "{} -c search_path=public -c statement_timeout={} -c lock_timeout={} -c idle_in_transaction_session_timeout={} -c plan_cache_mode={} -c jit=off -c TimeZone=UTC",
         postgres.get_options().unwrap_or_default(),
         config.statement_timeout.as_millis(),
         config.lock_timeout.as_millis(),

@@ -1,5 +1,5 @@
 -- Task rows as a busy system has them, numbered from :first to :last. Created over 90 days, the newest last; one in ten deleted,
--- one in five with a dependency, texts of the length that planners write.
+-- one in five with a dependency, half of them resolved, texts of the length that planners write.
 INSERT INTO tasks (uid, namespace, name, resource_version, generation, created_at, updated_at, deleted_at, title, goal, context,
     allowed_paths, denied_paths, commands, priority, risk_level, role, lane, kind, status, block_reason, target_area, touches,
     dependency_names, resolved_dependencies, timebox_minutes, attempts, retry_count, retries, retry_at, next_kind, failure_class, failure_code)
@@ -13,8 +13,8 @@ SELECT md5('bench-' || n)::uuid, CASE WHEN n % 10 = 0 THEN 'elsewhere' ELSE 'ben
     (ARRAY['feature', 'feature', 'feature', 'docs', 'conflict_recovery'])[1 + n % 5], 'code', status,
     CASE WHEN status = 'blocked' THEN (ARRAY['awaiting_judge', 'quota_wait', 'needs_rework'])[1 + n % 3] END,
     CASE WHEN n % 3 = 0 THEN 'area-' || n % 31 END, '{}',
-    CASE WHEN n % 5 = 0 AND n > 50 THEN ARRAY['task-' || n - 41] ELSE '{}' END,
-    CASE WHEN n % 10 = 5 AND n > 50 THEN jsonb_build_object('task-' || n - 41, md5('bench-' || n - 41)::uuid) ELSE '{}' END,
+    CASE WHEN n % 5 = 1 AND n > 50 THEN ARRAY['task-' || n - 41] ELSE '{}' END,
+    CASE WHEN n % 10 = 6 AND n > 50 THEN jsonb_build_object('task-' || n - 41, md5('bench-' || n - 41)::uuid) ELSE '{}' END,
     60, 1 + (n % 3)::int, (n % 3)::int, '{"failure": 1}', CASE WHEN status IN ('failed', 'blocked') THEN made + interval '1 hour' END,
     CASE WHEN status IN ('queued', 'running', 'blocked', 'failed') THEN 'watch' END,
     CASE WHEN status = 'failed' THEN 'env' END, CASE WHEN status = 'failed' THEN 'verification_command_failed' END
