@@ -34,7 +34,7 @@ pub struct Bounds {
 impl Default for Bounds {
     fn default() -> Self {
         Self {
-            batch: 1000,
+            batch: 500,
             delay: Duration::from_millis(50),
             objects: 20_000,
             tombstones: 10_000,

@@ -59,6 +59,8 @@ impl Wire {
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let Ok(upstream) = TcpStream::connect(&server).await else { continue };
+                // Small messages go at once, as they do without a proxy.
+                client.set_nodelay(true).and(upstream.set_nodelay(true)).expect("a socket");
                 let (plan, cut) = (plan_of.clone(), cut_of.clone());
                 tokio::spawn(async move {
                     let session = Arc::new(Mutex::new(Session::default()));

@@ -155,6 +155,8 @@ impl Proxy {
                     let Ok(server) = TcpStream::connect(&target).await else {
                         return;
                     };
+                    // As without a proxy: the last part of a message does not wait for an answer.
+                    client.set_nodelay(true).and(server.set_nodelay(true)).expect("a socket");
                     tokio::select! {
                         () = forward(client, server, counter, stall) => {}
                         _ = switch.wait_for(|open| !open) => {}
