@@ -104,7 +104,7 @@ async fn mirror_and_api_work_with_their_roles() {
     logs::store(&mirror, NAMESPACE, uid(2), "fix-x-r1", &log).await.expect("the log is kept");
     // A cluster restored to an older state takes events and artifacts away.
     let mut restored = mirrored(&task).row().expect("a row");
-    restored.restored = true;
+    restored.replaces = Some(restored.resource_version);
     opentiger::postgres::write::write(&mirror, &[restored]).await.expect("set back");
     let park = opentiger::postgres::write::park;
     park(&mirror, opentiger::postgres::Kind::Task, "u", "n", "t", 1, "bad").await.expect("set aside");
