@@ -376,7 +376,9 @@ impl Wiring {
                 return;
             }
             match operation.spec.type_ {
-                OperationType::StopAll | OperationType::Stop | OperationType::CancelRun => wiring.wake_runs(&namespace, &runs),
+                OperationType::StopAll | OperationType::Stop | OperationType::CancelRun => {
+                    wiring.wake_runs(&namespace, &runs)
+                }
                 OperationType::Start => {
                     for pool in pools.by_index(&namespace) {
                         wiring.queues.pools.add(pool.key());

@@ -62,7 +62,9 @@ pub async fn register(
     let role = snake(role.ok_or_else(|| fields.invalid("role", "is required"))?.word());
     fields.optional::<Map<String, Value>>("metadata")?;
     let Some(record) = find(&state, &id).await? else {
-        return Err(slots("there is no such slot: agents are slots of AgentPools, raise the replicas of the pool"));
+        return Err(slots(
+            "there is no such slot: agents are slots of AgentPools, raise the replicas of the pool",
+        ));
     };
     if record.role != role {
         return Err(slots(&format!("role: this agent is of role {} and not {role}", record.role)));
@@ -107,10 +109,7 @@ pub async fn heartbeat(
     responses((status = 401, body = ErrorBody), (status = 403, body = ErrorBody), (status = 404, body = ErrorBody),
         (status = 409, body = ErrorBody, description = "always, with what to do in its place"),
         (status = 503, body = ErrorBody)))]
-pub async fn delete(
-    State(state): State<ApiState>,
-    Path(id): Path<String>,
-) -> Result<Infallible, ApiError> {
+pub async fn delete(State(state): State<ApiState>, Path(id): Path<String>) -> Result<Infallible, ApiError> {
     let record = find(&state, &id).await?.ok_or_else(|| ApiError::not_found("agent"))?;
     Err(slots(&format!(
         "{id} is slot {} of AgentPool {}: lower the pool's replicas to be rid of it, or stop it with POST /system/processes/{id}/stop",

@@ -113,9 +113,7 @@ pub async fn post(
     let request = Request::read(&headers, &format!("/runs/{}/artifacts {}", run.uid, fields.canonical()))?;
     let new = parse(&fields, run.uid, request)?;
     match artifacts::keep(&state.pool, &state.namespace, &new).await? {
-        Kept::There(record) => {
-            Ok((StatusCode::CREATED, Json(OneArtifact { artifact: (*record).into() })))
-        }
+        Kept::There(record) => Ok((StatusCode::CREATED, Json(OneArtifact { artifact: (*record).into() }))),
         Kept::Other => Err(Request::reused()),
         Kept::Full => Err(ApiError::conflict(
             "too_many_artifacts",
@@ -256,7 +254,8 @@ pub async fn content(
     let unknown = || ApiError::not_found("artifact");
     let uid = Uuid::parse_str(&artifact).map_err(|_| unknown())?;
     let found = artifacts::content(&state.pool, &state.namespace, run.uid, uid).await?.ok_or_else(unknown)?;
-    let content = found.ok_or_else(|| ApiError::no_content("the artifact is a reference and has no content"))?;
+    let content =
+        found.ok_or_else(|| ApiError::no_content("the artifact is a reference and has no content"))?;
     let kind = content.content_type.as_deref().and_then(|kind| HeaderValue::from_str(kind).ok());
     let mut response = Response::new(Body::from(content.bytes));
     let headers = response.headers_mut();
@@ -281,9 +280,12 @@ mod tests {
         assert_eq!(of(Some("run.log"), None), "text/plain; charset=utf-8");
         assert_eq!(of(Some("x.png"), Some("application/json")), "application/json");
         assert_eq!(of(None, Some("text/plain")), "text/plain; charset=utf-8");
-        for (reference, said) in
-            [(Some("x.html"), None), (Some("x.png"), Some("text/html")), (None, None), (None, Some("image/svg+xml"))]
-        {
+        for (reference, said) in [
+            (Some("x.html"), None),
+            (Some("x.png"), Some("text/html")),
+            (None, None),
+            (None, Some("image/svg+xml")),
+        ] {
             assert_eq!(of(reference, said), BYTES, "{reference:?} {said:?}");
         }
     }

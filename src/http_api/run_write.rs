@@ -135,5 +135,8 @@ pub async fn cancel(
 
 /// 409 that names both states.
 fn illegal(from: &str, why: &str) -> ApiError {
-    ApiError::conflict("illegal_transition", format!("status: a Run that is {from} cannot become cancelled{why}"))
+    ApiError::conflict(
+        "illegal_transition",
+        format!("status: a Run that is {from} cannot become cancelled{why}"),
+    )
 }

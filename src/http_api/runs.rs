@@ -234,7 +234,8 @@ pub async fn stats(State(state): State<ApiState>) -> Result<Json<RunStats>, ApiE
     let system: Option<System> = state.kubernetes()?.get("default").await?;
     let limit = system.and_then(|system| system.spec.budgets.per_day);
     let now = (state.now)();
-    let since = Timestamp::from_second(now.as_second() - now.as_second().rem_euclid(24 * 3600)).unwrap_or(now);
+    let since =
+        Timestamp::from_second(now.as_second() - now.as_second().rem_euclid(24 * 3600)).unwrap_or(now);
     let daily_tokens = queries::tokens_since(&state.pool, &state.namespace, since).await?;
     Ok(Json(RunStats { daily_tokens, token_limit: limit.unwrap_or(-1), since, time_zone: "UTC" }))
 }

@@ -223,11 +223,7 @@ pub async fn get_task(
 ///
 /// # Errors
 /// `Connect`, `Statement` or `Value`.
-pub async fn planned_tasks(
-    pool: &Pool,
-    namespace: &str,
-    parents: &[Uuid],
-) -> Result<Vec<TaskRecord>, Error> {
+pub async fn planned_tasks(pool: &Pool, namespace: &str, parents: &[Uuid]) -> Result<Vec<TaskRecord>, Error> {
     let client = connection(pool).await?;
     let sql = format!(
         "{TASK_SELECT} WHERE t.namespace = $1 AND t.parent_uid = ANY($2) AND t.plan_signature IS NOT NULL

@@ -15,5 +15,8 @@ mod record;
 #[path = "../resilience/world.rs"]
 mod world;
 
+mod agents;
+mod plans;
+mod runs;
 mod service;
 mod tasks;

@@ -60,14 +60,23 @@ fn one_run_is_cancelled_and_no_other_and_its_task_goes_back_at_no_cost() {
     let phases: Vec<RunPhase> = w.runs.iter().map(|r| r.status.as_ref().unwrap().phase).collect();
     assert_eq!(phases[..3], [RunPhase::Running, RunPhase::Cancelled, RunPhase::Running]);
     assert_eq!(w.runs[1].status.as_ref().unwrap().cancelled_by, w.operations[op].uid_str());
-    let task = w.tasks.iter().find(|t| t.metadata.name == Some(w.runs[1].spec.task_ref.name.clone())).unwrap();
+    let task =
+        w.tasks.iter().find(|t| t.metadata.name == Some(w.runs[1].spec.task_ref.name.clone())).unwrap();
     let status = task.status.as_ref().unwrap();
-    assert_eq!((status.phase, status.retry_at, status.retries), (TaskPhase::Queued, None, Default::default()));
+    assert_eq!(
+        (status.phase, status.retry_at, status.retries),
+        (TaskPhase::Queued, None, Default::default())
+    );
     assert!(!w.system.is_stopped(&w.runs[1].spec.agent), "its slot stays in use");
     let again = ended(&mut w, OperationType::CancelRun, &name);
     assert_eq!((again.0, again.1.contains("Cancelled")), (OperationPhase::Failed, true), "{}", again.1);
     let none = ended(&mut w, OperationType::CancelRun, "nothing");
-    assert_eq!((none.0, none.1.contains("no Run named nothing")), (OperationPhase::Failed, true), "{}", none.1);
+    assert_eq!(
+        (none.0, none.1.contains("no Run named nothing")),
+        (OperationPhase::Failed, true),
+        "{}",
+        none.1
+    );
 }
 
 #[test]
