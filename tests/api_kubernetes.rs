@@ -25,6 +25,7 @@ use kube::{Client, ResourceExt};
 use opentiger::controller::logs::{Error as LogError, archive};
 use opentiger::controller::mirror::{Bounds, Kind, Mirror, Mirrored};
 use opentiger::crd::Task;
+use opentiger::http_api::edge::EdgeConfig;
 use opentiger::http_api::{ApiConfig, router, state};
 use opentiger::postgres::DatabaseConfig;
 use postgres::{Database, eventually};
@@ -73,6 +74,7 @@ fn config(database: &Database, client: &Client, namespace: &str) -> ApiConfig {
         kubernetes_auth: false,
         insecure_no_auth: true,
         client: Some(client.clone()),
+        edge: EdgeConfig::default(),
         now: jiff::Timestamp::now,
     }
 }

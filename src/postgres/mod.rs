@@ -2,6 +2,7 @@
 //!
 //! Never read by a controller's decision: Kubernetes is the only truth (design, section 3 rule 1).
 
+pub mod deliveries;
 pub mod error;
 pub mod logs;
 pub mod migrate;
