@@ -10,10 +10,11 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use futures::StreamExt;
 use k8s_openapi::api::core::v1::Pod;
+use kube::Client;
 use kube::api::{Api, PostParams};
 use kube::runtime::watcher::Event;
-use kube::{Client, ResourceExt};
 use opentiger::crd::{AgentPool, Run, RunPhase, System, Task, TaskPhase};
 use support::cluster::{TestNamespace, client, install_crds, yaml};
 use support::follow::follow;

@@ -204,7 +204,7 @@ fn docser_followup() {
             title.starts_with("[AutoFix]").then_some("autofix")
         };
         let spec = TaskSpec {
-            title,
+            title: title.into(),
             role: if input["role"] == "docser" { Role::Docser } else { Role::Worker },
             priority: i32::try_from(input["priority"].as_i64().expect("a number")).expect("in range"),
             ..TaskSpec::default()

@@ -2,7 +2,6 @@
 //! clock, so that every interleaving can be tested as a table.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use uuid::Uuid;
@@ -417,7 +416,10 @@ impl Intake {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::crd::Run;
 
     #[test]
     fn an_object_is_kept_once_its_newest_state_is_written() {

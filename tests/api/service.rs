@@ -112,7 +112,7 @@ impl Answer {
 #[tokio::test]
 async fn a_task_that_is_posted_runs() {
     let service = Service::start("api").await;
-    service.world.pool("worker", 1, "{outcome: Success}").await;
+    service.world.pool("worker", 1, "{outcome: Succeed}").await;
     let body = json!({"title": "Fix", "goal": "It works", "allowedPaths": ["**"], "commands": []});
     let posted = service.post("/tasks", body).await;
     let id = posted.ok()["task"]["id"].as_str().expect("an id").to_owned();

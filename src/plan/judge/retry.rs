@@ -7,10 +7,10 @@ use jiff::Timestamp;
 
 use super::{judge_of, settle};
 use crate::crd::judge::JudgeStage;
-use crate::crd::task::{LastFailure, condition};
-use crate::crd::{BlockReason, FailureClass, Next, NextKind, Run, RunStatus, TaskPhase, TaskStatus};
+use crate::crd::task::condition;
+use crate::crd::{BlockReason, Next, NextKind, Run, RunStatus, TaskPhase, TaskStatus};
 use crate::plan::run::add;
-use crate::plan::task::ended::{INFRA_CAP, finished, infra_backoff, quota_reset};
+use crate::plan::task::ended::{cluster_fault, finished, infra_backoff, mark_faulty, quota_reset};
 use crate::plan::task::status::{enter, first_line, mark, mark_false, wait_until, watch};
 use crate::plan::task::{Observed, TaskPlan};
 
