@@ -266,7 +266,8 @@ impl Asked<'_> {
                 asked.map_err(IntoResponse::into_response)?
             }
         };
-        let known = |user, denied| Caller { identity: Identity::Kubernetes(user), scope: Scope::System, denied };
+        let known =
+            |user, denied| Caller { identity: Identity::Kubernetes(user), scope: Scope::System, denied };
         Ok(match decision {
             Decision::Allowed(user) => Some(known(user, false)),
             Decision::Denied(user) => Some(known(user, true)),

@@ -77,7 +77,14 @@ pub async fn serve(
             drop(stream.try_write(BUSY));
             continue;
         }
-        tasks.spawn(connection(http.clone(), stream, address, router.clone(), waiting.clone(), shutdown.clone()));
+        tasks.spawn(connection(
+            http.clone(),
+            stream,
+            address,
+            router.clone(),
+            waiting.clone(),
+            shutdown.clone(),
+        ));
     }
     drop(listener);
     tasks.close();
@@ -236,7 +243,12 @@ mod tests {
     fn the_answer_without_a_place_is_whole() {
         let text = std::str::from_utf8(BUSY).expect("text");
         let (head, body) = text.split_once("\r\n\r\n").expect("head and body");
-        assert!(head.contains(&format!("content-length: {}\r\n", body.len()) ) || head.ends_with(&format!("content-length: {}", body.len())), "{}", body.len());
+        assert!(
+            head.contains(&format!("content-length: {}\r\n", body.len()))
+                || head.ends_with(&format!("content-length: {}", body.len())),
+            "{}",
+            body.len()
+        );
         assert!(body.starts_with("{\"error\":") && body.ends_with("\"}"));
     }
 

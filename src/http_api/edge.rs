@@ -101,7 +101,8 @@ impl FromStr for Origin {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let bad = || format!("{text}: must be an origin such as https://dashboard.example.com, without a path");
+        let bad =
+            || format!("{text}: must be an origin such as https://dashboard.example.com, without a path");
         let uri: Uri = text.parse().map_err(|_| bad())?;
         let http = matches!(uri.scheme_str(), Some("http" | "https"));
         let authority = uri.authority().map(|a| a.as_str()).unwrap_or_default();
@@ -199,7 +200,8 @@ mod tests {
         for good in ["https://ui.example.com", "http://localhost:3000", "http://[::1]:80"] {
             assert!(good.parse::<Origin>().is_ok(), "{good}");
         }
-        for bad in ["*", "null", "ui.example.com", "https://x/", "https://x/y", "ftp://x", "https://a@x", ""] {
+        for bad in ["*", "null", "ui.example.com", "https://x/", "https://x/y", "ftp://x", "https://a@x", ""]
+        {
             assert!(bad.parse::<Origin>().is_err(), "{bad}");
         }
     }

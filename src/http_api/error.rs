@@ -88,7 +88,10 @@ impl ApiError {
 
     /// 429 with Retry-After: `seconds` until the next request is taken.
     pub fn too_many(seconds: u64, problem: impl Into<String>) -> Self {
-        Self { retry_after: Some(seconds), ..Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", problem) }
+        Self {
+            retry_after: Some(seconds),
+            ..Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", problem)
+        }
     }
 
     /// 401: what is signed is not signed, or not with the right secret.

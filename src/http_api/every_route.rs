@@ -17,7 +17,11 @@ pub fn document(document: &mut OpenApi) {
             }
             if !path.starts_with("/health") {
                 add(operation, "429", "over the limit of this caller; see Retry-After");
-                add(operation, "503", "something this needs is away, or it took longer than 30 s; see Retry-After");
+                add(
+                    operation,
+                    "503",
+                    "something this needs is away, or it took longer than 30 s; see Retry-After",
+                );
             }
             add(operation, "431", "the headers are larger than 16 KiB");
         }

@@ -51,9 +51,9 @@ impl ApiKeys {
     pub fn find(&self, presented: &str) -> Option<Key> {
         let hash = hash(presented);
         let keys = self.0.current();
-        let place = (1u32..).zip(keys.iter()).fold(0u32, |found, (n, key)| {
-            u32::conditional_select(&found, &n, key.hash.ct_eq(&hash))
-        });
+        let place = (1u32..)
+            .zip(keys.iter())
+            .fold(0u32, |found, (n, key)| u32::conditional_select(&found, &n, key.hash.ct_eq(&hash)));
         keys.get(usize::try_from(place).ok()?.checked_sub(1)?).cloned()
     }
 }

@@ -4,15 +4,15 @@
 use std::time::{Duration, Instant};
 
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{Method, HeaderName, HeaderValue, header};
+use axum::http::{HeaderName, HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use tower_http::request_id::{MakeRequestId, MakeRequestUuid};
 
 use super::auth::Identity;
 use super::auth::address;
-use super::state::ApiState;
 use super::error::ApiError;
+use super::state::ApiState;
 
 /// Largest sum of all header names and values, in bytes.
 const MAX_HEADER_BYTES: usize = 16 * 1024;
@@ -62,7 +62,15 @@ pub async fn observe(State(state): State<ApiState>, request: Request, next: Next
 
 /// A method for the log: what is none of HTTP's own is not written down.
 fn method(method: &Method) -> &'static str {
-    let known = [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS];
+    let known = [
+        Method::GET,
+        Method::HEAD,
+        Method::POST,
+        Method::PUT,
+        Method::PATCH,
+        Method::DELETE,
+        Method::OPTIONS,
+    ];
     let words = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
     known.iter().zip(words).find(|(m, _)| *m == method).map_or("other", |(_, word)| word)
 }

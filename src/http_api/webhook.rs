@@ -78,6 +78,7 @@ fn parse(text: &str) -> Vec<Vec<u8>> {
 #[schema(as = WebhookAnswer)]
 pub struct Answer {
     message: String,
+    #[schema(value_type = String, format = "uuid")]
     event_id: Uuid,
     #[schema(required = false)]
     issue_number: Option<i64>,
@@ -184,9 +185,12 @@ fn hex(bytes: &[u8]) -> String {
 
 /// Carries a delivery out unless it was, and answers as the first time.
 async fn once(state: &ApiState, event: &Event, delivery: &str, hash: &[u8]) -> Result<Value, ApiError> {
-    let id = hash.first_chunk::<16>().map_or(Uuid::nil(), |bytes| uuid::Builder::from_custom_bytes(*bytes).into_uuid());
+    let id = hash
+        .first_chunk::<16>()
+        .map_or(Uuid::nil(), |bytes| uuid::Builder::from_custom_bytes(*bytes).into_uuid());
     let (pool, namespace) = (&state.pool, &*state.namespace);
-    let row = Delivery { namespace, delivery, body_hash: hash, id, type_: &event.type_, payload: &event.payload };
+    let row =
+        Delivery { namespace, delivery, body_hash: hash, id, type_: &event.type_, payload: &event.payload };
     match deliveries::claim(pool, &row).await? {
         Claim::Ours => {}
         Claim::Answered(answer) => return Ok(answer),
@@ -221,7 +225,12 @@ async fn effect(state: &ApiState, merged: &Merged) -> Result<Option<String>, Api
     if merged.stale {
         return Ok(Some("the merge is more than 7 days old and ends no Task any more".into()));
     }
-    let late = || ApiError::unavailable("kubernetes_unavailable", "the Task's end is not confirmed yet, deliver it again");
+    let late = || {
+        ApiError::unavailable(
+            "kubernetes_unavailable",
+            "the Task's end is not confirmed yet, deliver it again",
+        )
+    };
     tokio::time::timeout(EFFECT_TIMEOUT, complete(state, merged)).await.map_err(|_| late())?
 }
 
@@ -293,7 +302,9 @@ mod tests {
     #[test]
     fn only_the_whole_form_is_a_signature() {
         let hex = EXAMPLE.trim_start_matches("sha256=");
-        for bad in ["", "sha256=", hex, &EXAMPLE[..70], &format!("{EXAMPLE}0"), &EXAMPLE.replace("757", "75g")] {
+        for bad in
+            ["", "sha256=", hex, &EXAMPLE[..70], &format!("{EXAMPLE}0"), &EXAMPLE.replace("757", "75g")]
+        {
             assert_eq!(header(bad), None, "{bad}");
         }
         assert_eq!(header(&format!("sha256={}", hex.to_uppercase())), header(EXAMPLE));

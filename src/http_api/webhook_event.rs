@@ -65,7 +65,9 @@ pub fn read(headers: &HeaderMap, body: &[u8], now: Timestamp) -> Result<Event, A
             .ok_or_else(|| ApiError::invalid("X-GitHub-Event", "must be a word such as pull_request"))?,
     };
     let body: Value = serde_json::from_slice(body).map_err(|_| {
-        ApiError::bad_request("the body must be JSON: choose the content type application/json for the webhook")
+        ApiError::bad_request(
+            "the body must be JSON: choose the content type application/json for the webhook",
+        )
     })?;
     if !body.is_object() {
         return Err(ApiError::bad_request("the body must be a JSON object"));

@@ -15,4 +15,7 @@ mod record;
 #[path = "../resilience/world.rs"]
 mod world;
 
+mod process;
+mod security;
 mod service;
+mod webhook;
