@@ -20,6 +20,7 @@ use history::*;
 use opentiger::controller::mirror::{Bounds, Mirror, Mirrored};
 use opentiger::crd::{BlockReason, RunPhase, Task, TaskPhase};
 use opentiger::http_api::auth::access;
+use opentiger::http_api::edge::EdgeConfig;
 use opentiger::http_api::state::ApiState;
 use opentiger::http_api::task_writer::TaskWriter;
 use opentiger::http_api::{ApiConfig, openapi, router, serve, state};
@@ -40,6 +41,7 @@ fn config(database: &Database) -> ApiConfig {
         kubernetes_auth: false,
         insecure_no_auth: true,
         client: None,
+        edge: EdgeConfig::default(),
         now: jiff::Timestamp::now,
     }
 }

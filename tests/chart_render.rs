@@ -125,6 +125,10 @@ fn nobody_gets_secrets_wildcards_or_a_second_way_to_write(#[case] set: &[&str]) 
 #[case("imagePullPolicy=Sometimes", "imagePullPolicy")]
 #[case("watchNamespaces={Team_A}", "watchNamespaces")]
 #[case("runner.image=", "image")]
+#[case("api.corsOrigins={*}", "corsOrigins")]
+#[case("api.trustedProxies={proxy.example.com}", "trustedProxies")]
+#[case("api.githubWebhook.secret=hook", "secret")]
+#[case("api.maxConnections=0", "maxConnections")]
 fn a_typo_in_the_values_is_refused(#[case] set: &str, #[case] named: &str) {
     let message = helm_refuses(&template_args("opentiger", &[DATABASE, set]));
     assert!(

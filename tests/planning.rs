@@ -24,6 +24,7 @@ use opentiger::crd::pool::{ExecutorType, MockExecutor};
 use opentiger::crd::run::TaskRef;
 use opentiger::crd::wire::{API_AUDIENCE, ContainerResult, Outcome};
 use opentiger::crd::{GoDuration, Purpose, Run, RunSpec, System, Task, labels};
+use opentiger::http_api::edge::EdgeConfig;
 use opentiger::http_api::{ApiConfig, router, state};
 use opentiger::postgres::DatabaseConfig;
 use opentiger::runner::exchange;
@@ -277,6 +278,7 @@ async fn a_run_s_pod_hands_its_plan_over_and_nobody_else_can() {
         kubernetes_auth: false,
         insecure_no_auth: true,
         client: Some(client.clone()),
+        edge: EdgeConfig::default(),
         now: jiff::Timestamp::now,
     };
     let url = serve(router(state(&config).expect("state"))).await;

@@ -2,17 +2,25 @@
 //!
 //! One file per resource. Errors are always JSON `{error, code}`; bad input is never a 500.
 
+pub mod access;
 pub mod agent_write;
 pub mod agents;
 pub mod auth;
 pub mod auth_kubernetes;
+pub mod connections;
+pub mod edge;
 pub mod error;
+pub mod every_route;
 pub mod fields;
+pub mod health;
 pub mod health;
 pub mod idempotency;
 pub mod judgements;
+pub mod keys;
 pub mod kubernetes;
+pub mod limits;
 pub mod observe;
+pub mod peer;
 pub mod plan_list;
 pub mod plan_store;
 pub mod plans;
@@ -28,6 +36,10 @@ pub mod task_create;
 pub mod task_request;
 pub mod task_writer;
 pub mod tasks;
+pub mod watched;
+pub mod webhook;
+pub mod webhook_event;
+pub mod write_deadline;
 pub mod written;
 
 use std::net::SocketAddr;
@@ -38,11 +50,12 @@ use std::time::Duration;
 use axum::Json;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::middleware::{from_fn, from_fn_with_state};
+use axum::middleware::from_fn_with_state;
 use axum::routing::get;
 use jiff::Timestamp;
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
+use tower::util::option_layer;
 use utoipa::OpenApi;
 use utoipa::openapi::security::{
     ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme,
@@ -50,9 +63,11 @@ use utoipa::openapi::security::{
 use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouterExt};
 use utoipa_axum::routes;
 
-use self::auth::{ApiKeys, Auth};
+use self::auth::Auth;
 use self::auth_kubernetes::KubernetesAuth;
+use self::edge::{Edge, EdgeConfig, OpenMode};
 use self::error::ApiError;
+use self::keys::ApiKeys;
 use self::kubernetes::Kubernetes;
 use self::plan_store::{KubernetesPlans, PlanStore};
 use self::state::ApiState;
@@ -71,7 +86,7 @@ pub struct ApiConfig {
     /// The namespace whose rows are served and in which Tasks are made.
     pub namespace: String,
     pub database: DatabaseConfig,
-    /// File of API keys, one a line, `#` comments; read again when it changes.
+    /// File of API keys (see [`keys`]); read again when it changes.
     pub api_keys_file: Option<PathBuf>,
     /// Accept Kubernetes bearer tokens; needs `client`.
     pub kubernetes_auth: bool,
@@ -79,6 +94,8 @@ pub struct ApiConfig {
     pub insecure_no_auth: bool,
     /// Creates Tasks and checks tokens; without it the API only reads.
     pub client: Option<kube::Client>,
+    /// Limits, proxies, origins, connections, the webhook.
+    pub edge: EdgeConfig,
     /// The clock.
     pub now: fn() -> Timestamp,
 }
@@ -98,6 +115,16 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    #[error("failed to read the file of webhook secrets {path}")]
+    WebhookSecret {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error(
+        "failed to start: without authentication everybody who reaches {0} could do everything, listen on 127.0.0.1 (--listen=127.0.0.1:4301) or say that you want it (--insecure-listen-anywhere)"
+    )]
+    OpenToTheNetwork(SocketAddr),
     #[error("failed to use the database settings")]
     Database(#[source] postgres::Error),
     #[error("failed to listen on {address}")]
@@ -106,14 +133,12 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
-    #[error("failed to serve")]
-    Serve(#[source] std::io::Error),
 }
 
 /// The state behind the routes.
 ///
 /// # Errors
-/// `NoAuthentication`, `NoKubernetes`, `Keys`, `Database`.
+/// `NoAuthentication`, `NoKubernetes`, `Keys`, `WebhookSecret`, `OpenToTheNetwork`, `Database`.
 pub fn state(config: &ApiConfig) -> Result<ApiState, Error> {
     if config.api_keys_file.is_none() && !config.kubernetes_auth && !config.insecure_no_auth {
         return Err(Error::NoAuthentication);
@@ -129,10 +154,11 @@ pub fn state(config: &ApiConfig) -> Result<ApiState, Error> {
         (true, None) => return Err(Error::NoKubernetes),
         (false, _) => None,
     };
-    let open = keys.is_none() && kubernetes.is_none();
-    if open {
-        tracing::warn!("serving everybody: no authentication is configured");
-    }
+    let open = if keys.is_none() && kubernetes.is_none() { Some(open_mode(config)?) } else { None };
+    let edge = Edge::new(&config.edge).map_err(|source| Error::WebhookSecret {
+        path: config.edge.github_webhook_secret_file.clone().unwrap_or_default(),
+        source,
+    })?;
     let writer = config.client.clone().map(|client| {
         let writer: Arc<dyn TaskWriter> = Arc::new(KubernetesTasks::new(client, &config.namespace));
         writer
@@ -144,12 +170,28 @@ pub fn state(config: &ApiConfig) -> Result<ApiState, Error> {
     Ok(ApiState {
         pool: postgres::connect(&config.database).map_err(Error::Database)?,
         namespace: config.namespace.as_str().into(),
-        auth: Arc::new(Auth { keys, kubernetes, insecure: open && config.insecure_no_auth }),
+        auth: Arc::new(Auth { keys, kubernetes, open }),
+        edge: Arc::new(edge),
         kubernetes: config.client.clone().map(|client| Kubernetes::new(client, &config.namespace)),
         writer,
         plans,
         now: config.now,
     })
+}
+
+/// Whom open mode serves.
+fn open_mode(config: &ApiConfig) -> Result<OpenMode, Error> {
+    match (config.listen.ip().is_loopback(), config.edge.insecure_listen_anywhere) {
+        (true, _) => {
+            tracing::warn!("serving everybody on this machine: no authentication is configured");
+            Ok(OpenMode::Loopback)
+        }
+        (false, true) => {
+            tracing::warn!("serving everybody who reaches the address: no authentication is configured");
+            Ok(OpenMode::Anywhere)
+        }
+        (false, false) => Err(Error::OpenToTheNetwork(config.listen)),
+    }
 }
 
 #[derive(OpenApi)]
@@ -182,6 +224,8 @@ fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(plan_list::list))
         .routes(routes!(judgements::list))
         .routes(routes!(judgements::diff))
+        .routes(routes!(webhook::github))
+        .routes(routes!(webhook::github_alias))
 }
 
 /// The OpenAPI document, as served at `/openapi.json`.
@@ -197,6 +241,7 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
     let none: [&str; 0] = [];
     document.security =
         Some(vec![SecurityRequirement::new("apiKey", none), SecurityRequirement::new("bearer", none)]);
+    every_route::document(&mut document);
     document
 }
 
@@ -206,11 +251,12 @@ pub fn router(state: ApiState) -> Router {
     let (router, _) = routes().split_for_parts();
     router
         .route("/openapi.json", get(async move || Json(document)))
-        .route_layer(from_fn_with_state(state.clone(), auth::authorize))
         .fallback(async || ApiError::no_route())
         .method_not_allowed_fallback(async || ApiError::method_not_allowed())
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
-        .layer(from_fn(observe::observe))
+        .layer(from_fn_with_state(state.clone(), auth::authorize))
+        .layer(option_layer(state.edge.cors()))
+        .layer(from_fn_with_state(state.clone(), observe::observe))
         .with_state(state)
 }
 
@@ -224,10 +270,11 @@ pub async fn serve(config: ApiConfig, shutdown: CancellationToken) -> Result<(),
     let listener =
         tokio::net::TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })?;
     tracing::info!(%address, namespace = config.namespace, "API serves");
+    let EdgeConfig { max_connections, header_timeout, .. } = config.edge;
     let stopping = shutdown.clone();
-    let server = axum::serve(listener, router).with_graceful_shutdown(stopping.cancelled_owned());
     tokio::select! {
-        result = server => result.map_err(Error::Serve),
-        () = async { shutdown.cancelled().await; tokio::time::sleep(DRAIN_DEADLINE).await } => Ok(()),
+        () = connections::serve(listener, router, max_connections, header_timeout, stopping) => {}
+        () = async { shutdown.cancelled().await; tokio::time::sleep(DRAIN_DEADLINE).await } => {}
     }
+    Ok(())
 }

@@ -3,6 +3,7 @@
 //! Never read by a controller's decision: Kubernetes is the only truth (design, section 3 rule 1).
 
 pub mod artifacts;
+pub mod deliveries;
 pub mod derived;
 pub mod error;
 pub mod history;

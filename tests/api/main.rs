@@ -17,6 +17,10 @@ mod world;
 
 mod agents;
 mod plans;
+mod process;
 mod runs;
+mod security;
+mod service;
 mod service;
 mod tasks;
+mod webhook;

@@ -3,6 +3,7 @@
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Method, Request};
+use opentiger::http_api::edge::EdgeConfig;
 use opentiger::http_api::{ApiConfig, router, state};
 use opentiger::postgres::DatabaseConfig;
 use serde_json::{Value, json};
@@ -51,6 +52,7 @@ impl Service {
             kubernetes_auth: false,
             insecure_no_auth: true,
             client: Some(world.client.clone()),
+            edge: EdgeConfig::default(),
             now: jiff::Timestamp::now,
         };
         settings(&mut config);
