@@ -58,6 +58,10 @@ impl Service {
         settings(&mut config);
         let router = router(state(&config).expect("state"));
         eventually("the operator leads", async || operator.leads()).await;
+        eventually("the mirror writes", async || {
+            database.value::<i64>("SELECT count(*) FROM systems").await > 0
+        })
+        .await;
         Self { world, database, router, operator }
     }
 
