@@ -13,7 +13,6 @@ pub mod error;
 pub mod every_route;
 pub mod fields;
 pub mod health;
-pub mod health;
 pub mod idempotency;
 pub mod judgements;
 pub mod keys;
