@@ -21,6 +21,5 @@ mod process;
 mod runs;
 mod security;
 mod service;
-mod service;
 mod tasks;
 mod webhook;
