@@ -25,6 +25,7 @@ use kube::{Client, ResourceExt};
 use opentiger::controller::logs::{Error as LogError, archive};
 use opentiger::controller::mirror::{Bounds, Kind, Kubernetes, Mirror, Mirrored};
 use opentiger::crd::Task;
+use opentiger::http_api::edge::EdgeConfig;
 use opentiger::http_api::{ApiConfig, router, state};
 use opentiger::postgres::DatabaseConfig;
 use postgres::{Database, eventually};
@@ -201,6 +202,16 @@ async fn token(client: &Client, namespace: &str, account: &str) -> String {
     issued.status.expect("status").token
 }
 
+/// A token of an account, for an audience.
+async fn token_for(client: &Client, namespace: &str, account: &str, audience: &str) -> String {
+    let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), namespace);
+    let request: TokenRequest =
+        serde_json::from_value(json!({"spec": {"audiences": [audience], "expirationSeconds": 600}}))
+            .expect("request");
+    let issued = accounts.create_token_request(account, &PostParams::default(), &request).await;
+    issued.expect("token").status.expect("status").token
+}
+
 async fn grant(client: &Client, namespace: &str, account: &str, rules: Value) {
     let role: Role =
         serde_json::from_value(json!({"metadata": {"name": account}, "rules": rules})).expect("role");
@@ -263,6 +274,35 @@ async fn tokens_may_what_their_account_may() {
     let bindings: Api<RoleBinding> = Api::namespaced(client.clone(), &namespace);
     bindings.delete("reader", &DeleteParams::default()).await.expect("deleted");
     eventually("the reader may no more", async || ask(Some(&reader), "GET", "/tasks").await.0 == 403).await;
+}
+
+#[tokio::test]
+async fn an_account_of_another_namespace_and_a_token_for_another_program_open_nothing() {
+    let (client, database) = (client().await, Database::migrated().await);
+    let (ours, theirs) = (namespace(&client, "ours").await, namespace(&client, "theirs").await);
+    let everything = json!([{"apiGroups": ["opentiger.dev"], "resources": ["*"], "verbs": ["*"]}]);
+    // The same name and the same rights, in two namespaces.
+    let (local, stranger) = (token(&client, &ours, "tiger").await, token(&client, &theirs, "tiger").await);
+    grant(&client, &ours, "tiger", everything.clone()).await;
+    grant(&client, &theirs, "tiger", everything).await;
+    let with_tokens = ApiConfig { kubernetes_auth: true, ..config(&database, &client, &ours) };
+    let router = router(state(&with_tokens).expect("state"));
+    let ask = async |token: &str, path: &str| {
+        let request = Request::get(path).header("authorization", format!("Bearer {token}"));
+        send(&router, request.body(Body::empty()).expect("request")).await
+    };
+    eventually("our account may read", async || ask(&local, "/tasks").await.0 == 200).await;
+    for path in ["/tasks", "/runs", "/agents", "/tasks/00000000-0000-0000-0000-000000000001"] {
+        let (status, answer) = ask(&stranger, path).await;
+        assert_eq!(status, 403, "{path}: {answer}");
+    }
+    // Made for another program: whoever got it there cannot use it here, nor the reverse.
+    for audience in ["opentiger-api", "vault"] {
+        let other = token_for(&client, &ours, "tiger", audience).await;
+        assert_eq!(ask(&other, "/tasks").await.0, 401, "{audience}");
+    }
+    let (head, tail) = local.rsplit_once('.').expect("a signed token");
+    assert_eq!(ask(&format!("{head}.{}", tail.chars().rev().collect::<String>()), "/tasks").await.0, 401);
 }
 
 /// A client whose API server answers by `answer(path and query)`.

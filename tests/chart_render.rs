@@ -141,6 +141,10 @@ fn the_api_reaches_the_one_secret_that_it_was_told_of() {
 #[case("runner.image=", "image")]
 #[case("database.retentionDays=0", "retentionDays")]
 #[case("database.maxConnections=0", "maxConnections")]
+#[case("api.corsOrigins={*}", "corsOrigins")]
+#[case("api.trustedProxies={proxy.example.com}", "trustedProxies")]
+#[case("api.githubWebhook.secret=hook", "secret")]
+#[case("api.maxConnections=0", "maxConnections")]
 fn a_typo_in_the_values_is_refused(#[case] set: &str, #[case] named: &str) {
     let message = helm_refuses(&template_args("opentiger", &[DATABASE, set]));
     assert!(

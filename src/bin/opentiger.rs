@@ -8,7 +8,9 @@ use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use opentiger::config::{DatabaseOptions, OperatorConfig};
 use opentiger::controller::{self, probes, run_operator};
+use opentiger::http_api::edge::{EdgeConfig, Origin};
 use opentiger::http_api::live::OperatorPods;
+use opentiger::http_api::peer::Cidr;
 use opentiger::http_api::{self, ApiConfig};
 use opentiger::metrics::Metrics;
 use opentiger::postgres::{self, DatabaseConfig, roles};
@@ -115,12 +117,30 @@ struct ApiArgs {
     /// Labels of the operator's Pods, a selector; absent: their logs are not served.
     #[arg(long)]
     operator_labels: Option<String>,
-    /// Serve everybody. For trials on loopback only.
-    #[arg(long)]
-    insecure_no_auth: bool,
     /// Secret of the namespace that keys of PATCH /config are written to; without it they are refused.
     #[arg(long, env = "CONFIG_SECRET")]
     config_secret: Option<String>,
+    /// Serve everybody. For trials: listens on loopback only.
+    #[arg(long)]
+    insecure_no_auth: bool,
+    /// With --insecure-no-auth: listen on any address all the same.
+    #[arg(long)]
+    insecure_listen_anywhere: bool,
+    /// Requests of one caller in a minute; 0: no limit.
+    #[arg(long, default_value_t = 1200)]
+    rate_limit_per_minute: u32,
+    /// Address ranges of proxies whose X-Forwarded-For is believed, with commas between.
+    #[arg(long, value_delimiter = ',')]
+    trusted_proxies: Vec<Cidr>,
+    /// Origins whose pages may call from a browser, with commas between.
+    #[arg(long, value_delimiter = ',')]
+    cors_origins: Vec<Origin>,
+    /// Connections at once.
+    #[arg(long, default_value_t = 1024)]
+    max_connections: usize,
+    /// File of the secrets that GitHub signs its webhook with, one a line; read again when it changes.
+    #[arg(long)]
+    github_webhook_secret_file: Option<std::path::PathBuf>,
 }
 
 /// What the commands for people call themselves in the audit log of the API server.
@@ -213,6 +233,15 @@ async fn api(args: ApiArgs) -> anyhow::Result<()> {
         config_secret: args.config_secret.filter(|name| !name.is_empty()),
         client,
         operator_pods,
+        edge: EdgeConfig {
+            rate_limit_per_minute: args.rate_limit_per_minute,
+            trusted_proxies: args.trusted_proxies,
+            cors_origins: args.cors_origins,
+            max_connections: args.max_connections,
+            github_webhook_secret_file: args.github_webhook_secret_file,
+            insecure_listen_anywhere: args.insecure_listen_anywhere,
+            ..EdgeConfig::default()
+        },
         now: jiff::Timestamp::now,
     };
     http_api::serve(config, args.metrics_listen, shutdown).await.context("failed to serve the API")

@@ -1,40 +1,69 @@
 //! Who may ask: API keys, else Kubernetes bearer tokens; open only when told so. Fails closed.
+//!
+//! Every request passes [`authorize`]: it finds the caller, counts the request against the caller's
+//! limit (`limits`), and compares what the caller may do with the route's row (`access`).
 
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::Instant;
 
-use axum::extract::{MatchedPath, Request, State};
+use axum::extract::{FromRequestParts, MatchedPath, Request, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, header};
 use axum::middleware::Next;
-use axum::response::Response;
-use sha2::{Digest, Sha256};
-use subtle::ConstantTimeEq;
+use axum::response::{IntoResponse, Response};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
+pub use super::access::{Access, access};
+use super::access::{Scope, scope};
 use super::auth_kubernetes::{Decision, KubernetesAuth};
+use super::edge::OpenMode;
 use super::error::ApiError;
+use super::keys::{ApiKeys, Key};
+use super::limits::Budget;
+use super::peer::{self, Socket};
 use super::state::ApiState;
+use crate::crd::wire::API_AUDIENCE;
 
-/// How often the file of keys is looked at, at most.
-const RELOAD_INTERVAL: Duration = Duration::from_secs(1);
-
-/// How a caller was recognised; in the request's extensions and the access log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Who a caller is; in the extensions of request and response, and the access log.
+///
+/// A handler takes it as an argument to know who asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Identity {
-    ApiKey,
-    Kubernetes,
+    /// A key, by its name.
+    ApiKey(Arc<str>),
+    /// An account, by its user name.
+    Kubernetes(Arc<str>),
     /// Open mode.
     Anonymous,
 }
 
 impl Identity {
-    /// The word in the access log.
-    pub fn word(self) -> &'static str {
+    /// The way it was recognised, for the access log.
+    pub fn word(&self) -> &'static str {
         match self {
-            Self::ApiKey => "api-key",
-            Self::Kubernetes => "kubernetes",
+            Self::ApiKey(_) => "api-key",
+            Self::Kubernetes(_) => "kubernetes",
             Self::Anonymous => "none",
         }
+    }
+
+    /// Who it is, for `requestedBy` of an Operation: `key:NAME`, the account's user name, or `anonymous`.
+    pub fn name(&self) -> String {
+        match self {
+            Self::ApiKey(name) => format!("key:{name}"),
+            Self::Kubernetes(user) => user.to_string(),
+            Self::Anonymous => "anonymous".to_owned(),
+        }
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Identity {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        parts.extensions.get::<Self>().cloned().ok_or_else(ApiError::unauthorized)
     }
 }
 
@@ -43,215 +72,266 @@ pub struct Auth {
     pub keys: Option<ApiKeys>,
     pub kubernetes: Option<Arc<KubernetesAuth>>,
     /// Everybody may do everything.
-    pub insecure: bool,
+    pub open: Option<OpenMode>,
 }
 
-/// API keys of a file, one a line, `#` comments; hashed in memory, read again when the file changes.
-pub struct ApiKeys {
-    path: PathBuf,
-    loaded: Mutex<Loaded>,
+/// What a caller shows.
+enum Credentials<'a> {
+    /// `X-API-Key`.
+    Key(&'a str),
+    /// `Authorization: Bearer`.
+    Bearer(&'a str),
+    /// Something that is neither.
+    Unreadable,
+    None,
 }
 
-struct Loaded {
-    hashes: Vec<[u8; 32]>,
-    stamp: Option<(SystemTime, u64)>,
-    checked: Instant,
-}
-
-impl ApiKeys {
-    /// Reads the file.
-    ///
-    /// # Errors
-    /// When it cannot be read.
-    pub fn open(path: PathBuf) -> std::io::Result<Self> {
-        let stamp = stamp(&path);
-        let hashes = read(&path)?;
-        if hashes.is_empty() {
-            tracing::warn!(path = %path.display(), "the file of API keys holds no key");
+impl<'a> Credentials<'a> {
+    fn of(headers: &'a HeaderMap) -> Self {
+        if let Some(key) = headers.get("x-api-key").filter(|v| !v.is_empty()) {
+            return key.to_str().map_or(Self::Unreadable, Self::Key);
         }
-        Ok(Self { path, loaded: Mutex::new(Loaded { hashes, stamp, checked: Instant::now() }) })
-    }
-
-    /// Whether `key` is one of them; takes the same time whichever it is.
-    fn contains(&self, key: &str) -> bool {
-        let hash = hash(key);
-        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
-        if loaded.checked.elapsed() >= RELOAD_INTERVAL {
-            self.reload(&mut loaded);
-        }
-        let found = loaded.hashes.iter().fold(0u8, |found, known| found | known.ct_eq(&hash).unwrap_u8());
-        found == 1
-    }
-
-    /// A file that is gone has no keys; one that cannot be read for another reason keeps the last.
-    fn reload(&self, loaded: &mut Loaded) {
-        loaded.checked = Instant::now();
-        let now = stamp(&self.path);
-        if now.is_some() && now == loaded.stamp {
-            return;
-        }
-        match read(&self.path) {
-            Ok(hashes) => {
-                tracing::info!(keys = hashes.len(), "API keys read again");
-                loaded.hashes = hashes;
-                loaded.stamp = now;
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                loaded.hashes.clear();
-                loaded.stamp = None;
-            }
-            Err(error) => {
-                tracing::warn!(error = %error, "the file of API keys cannot be read, the last keys stay")
-            }
+        match headers.get(header::AUTHORIZATION) {
+            Some(value) => value.to_str().ok().and_then(bearer).map_or(Self::Unreadable, Self::Bearer),
+            None => Self::None,
         }
     }
 }
 
-fn stamp(path: &PathBuf) -> Option<(SystemTime, u64)> {
-    let metadata = std::fs::metadata(path).ok()?;
-    Some((metadata.modified().ok()?, metadata.len()))
+/// A recognised caller.
+struct Caller {
+    identity: Identity,
+    /// The most a key may do; accounts are asked about one by one.
+    scope: Scope,
+    /// What Kubernetes says about an account.
+    denied: bool,
 }
 
-fn read(path: &PathBuf) -> std::io::Result<Vec<[u8; 32]>> {
-    let text = std::fs::read_to_string(path)?;
-    Ok(text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#')).map(hash).collect())
+/// One request, as far as authorization needs it.
+struct Asked<'a> {
+    state: &'a ApiState,
+    method: &'a Method,
+    route: &'a str,
+    headers: &'a HeaderMap,
+    address: IpAddr,
+    now: Instant,
 }
 
-fn hash(key: &str) -> [u8; 32] {
-    Sha256::digest(key.as_bytes()).into()
-}
-
-/// What a route touches, in the words of Kubernetes authorization.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
-    /// Everybody: no data behind it.
-    Open,
-    /// The Pod of a Run, which the route itself recognises by its token.
-    Run,
-    /// The same, or who may `verb` `resource` of the group: then the request carries an [`Identity`].
-    RunOr { verb: &'static str, resource: &'static str },
-    /// `verb` on `resource` of the group.
-    Resource { verb: &'static str, resource: &'static str },
-}
-
-/// What `method` on `route` touches. `None`: unknown, and therefore refused.
-pub fn access(method: &Method, route: &str) -> Option<Access> {
-    let on = |verb, resource| Some(Access::Resource { verb, resource });
-    let read = method == Method::GET || method == Method::HEAD;
-    match (read, route) {
-        (true, "/health" | "/health/ready" | "/openapi.json") => Some(Access::Open),
-        (true, "/tasks") => on("list", "tasks"),
-        (true, "/tasks/{id}") => on("get", "tasks"),
-        (true, "/runs") => on("list", "runs"),
-        (true, "/runs/stats") => on("list", "runs"),
-        (true, "/runs/{id}" | "/runs/{id}/logs" | "/runs/{id}/artifacts/{artifactId}/content") => {
-            on("get", "runs")
-        }
-        (true, "/plans" | "/judgements") => on("list", "tasks"),
-        (true, "/judgements/{id}/diff") => on("get", "tasks"),
-        (true, "/logs/agents/{id}" | "/logs/cycle-manager" | "/logs/all") => on("get", "runs"),
-        (true, "/events/stream") => on("watch", "tasks"),
-        (false, "/logs/clear") if method == Method::POST => on("create", "operations"),
-        (true, "/agents") => on("list", "agentpools"),
-        (true, "/agents/{id}") => on("get", "agentpools"),
-        (true, "/config") => on("get", "systems"),
-        (false, "/config") if method == Method::PATCH => on("patch", "systems"),
-        (false, "/tasks") if method == Method::POST => on("create", "tasks"),
-        (false, "/tasks/{id}") if method == Method::PATCH => on("patch", "tasks"),
-        (false, "/tasks/{id}") if method == Method::DELETE => on("delete", "tasks"),
-        (false, "/tasks/{id}/retry") if method == Method::POST => on("create", "operations"),
-        (false, "/runs") if method == Method::POST => on("create", "runs"),
-        (false, "/runs/{id}") if method == Method::PATCH => on("patch", "runs"),
-        (false, "/runs/{id}/cancel") if method == Method::POST => on("create", "operations"),
-        (false, "/runs/{id}/artifacts") if method == Method::POST => {
-            Some(Access::RunOr { verb: "patch", resource: "runs" })
-        }
-        (false, "/agents") if method == Method::POST => on("create", "agentpools"),
-        (false, "/agents/{id}/heartbeat") if method == Method::POST => on("patch", "agentpools"),
-        (false, "/agents/{id}") if method == Method::DELETE => on("delete", "agentpools"),
-        (false, "/runs/{id}/tasks") if method == Method::POST => Some(Access::Run),
-        (read, route) => system_access(read, method == Method::POST, route),
-    }
-}
-
-/// The rows of what concerns the system as a whole.
-fn system_access(read: bool, post: bool, route: &str) -> Option<Access> {
-    let on = |verb, resource| Some(Access::Resource { verb, resource });
-    match route {
-        "/chat/conversations" if read => on("list", "tasks"),
-        "/" | "/plugins" if read => on("get", "systems"),
-        "/system/requirements" if post => on("patch", "systems"),
-        route if !route.starts_with("/system/") => None,
-        _ if read => on("get", "systems"),
-        _ if post => on("create", "operations"),
-        _ => None,
-    }
-}
-
-/// Middleware of every route.
-///
-/// # Errors
-/// 401, 403, or 503 when Kubernetes cannot be asked.
+/// Middleware of everything: 401, 403, 405 for a method without a row, 429, or 503 when Kubernetes
+/// cannot be asked.
 pub async fn authorize(
     State(state): State<ApiState>,
-    route: MatchedPath,
+    route: Option<MatchedPath>,
     mut request: Request,
     next: Next,
-) -> Result<Response, ApiError> {
-    let access = access(request.method(), route.as_str());
-    if matches!(access, Some(Access::Open | Access::Run)) {
-        return Ok(next.run(request).await);
-    }
-    let identity = match identify(&state.auth, &state.namespace, request.headers(), access).await {
-        Ok(identity) => identity,
-        // A token that is nobody's may be that of the Run's Pod: the route looks.
-        Err(_) if is_run_or(access) && request.headers().contains_key(header::AUTHORIZATION) => {
-            return Ok(next.run(request).await);
-        }
-        Err(error) => return Err(error),
+) -> Response {
+    let address = address(&state, &request);
+    let (method, headers) = (request.method().clone(), request.headers().clone());
+    let route = route.as_ref().map(MatchedPath::as_str);
+    let asked = Asked {
+        state: &state,
+        method: &method,
+        route: route.unwrap_or_default(),
+        headers: &headers,
+        address,
+        now: Instant::now(),
     };
-    request.extensions_mut().insert(identity);
-    let mut response = next.run(request).await;
-    response.extensions_mut().insert(identity);
-    Ok(response)
-}
-
-fn is_run_or(access: Option<Access>) -> bool {
-    matches!(access, Some(Access::RunOr { .. }))
-}
-
-async fn identify(
-    auth: &Auth,
-    namespace: &str,
-    headers: &HeaderMap,
-    access: Option<Access>,
-) -> Result<Identity, ApiError> {
-    let known = |key: &str| auth.keys.as_ref().is_some_and(|keys| keys.contains(key));
-    if let Some(key) = headers.get("x-api-key").filter(|v| !v.is_empty()) {
-        // A wrong key is refused even in open mode: the caller believes to be somebody.
-        return match key.to_str() {
-            Ok(key) if known(key) => Ok(Identity::ApiKey),
-            Ok(_) | Err(_) => Err(ApiError::unauthorized()),
-        };
-    }
-    if let Some(value) = headers.get(header::AUTHORIZATION) {
-        let token = value.to_str().ok().and_then(bearer).ok_or_else(ApiError::unauthorized)?;
-        if known(token) {
-            return Ok(Identity::ApiKey);
+    let access = route.and_then(|route| access(&method, route)).map(|a| a.resolve(is_run_token(&headers)));
+    match (route, access) {
+        // The probes of the kubelet must not meet a limit.
+        (Some(route), Some(Access::Open)) if route.starts_with("/health") => next.run(request).await,
+        (None, _) | (_, Some(Access::Open)) => match asked.count_address() {
+            Err(response) => response,
+            Ok(budget) => with(budget, next.run(request).await),
+        },
+        (_, Some(Access::Run | Access::Signed)) => match asked.count_stranger() {
+            Err(response) => response,
+            Ok(budget) => {
+                let response = next.run(request).await;
+                if response.status() == axum::http::StatusCode::UNAUTHORIZED {
+                    asked.count_failure();
+                }
+                with(budget, response)
+            }
+        },
+        (_, Some(Access::Resource { .. } | Access::RunOr { .. }) | None) => {
+            match asked.identify(access).await {
+                Err(response) => response,
+                Ok((caller, budget)) => {
+                    let identity = caller.identity.clone();
+                    let mut response = match asked.permit(&caller, access) {
+                        Err(error) => error.into_response(),
+                        Ok(()) => {
+                            request.extensions_mut().insert(identity.clone());
+                            next.run(request).await
+                        }
+                    };
+                    response.extensions_mut().insert(identity);
+                    with(budget, response)
+                }
+            }
         }
-        let Some(kubernetes) = &auth.kubernetes else { return Err(ApiError::unauthorized()) };
-        let Some(Access::Resource { verb, resource } | Access::RunOr { verb, resource }) = access else {
+    }
+}
+
+fn with(budget: Option<Budget>, mut response: Response) -> Response {
+    if let Some(budget) = budget {
+        budget.write(response.headers_mut());
+    }
+    response
+}
+
+/// The client's address; unspecified when the request came by no socket.
+pub(super) fn address(state: &ApiState, request: &Request) -> IpAddr {
+    let socket = request.extensions().get::<Socket>().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |s| s.0);
+    peer::client(socket, request.headers(), &state.edge.proxies)
+}
+
+impl Asked<'_> {
+    /// Counts a request of somebody who did not say who he is.
+    fn count_address(&self) -> Result<Option<Budget>, Response> {
+        let Some(limits) = &self.state.edge.limits else { return Ok(None) };
+        let budget = limits.addresses.take(&peer::bucket(self.address), self.now);
+        within(budget, "this address")
+    }
+
+    /// The same for a route that authenticates by itself: failures count too.
+    fn count_stranger(&self) -> Result<Option<Budget>, Response> {
+        self.may_fail()?;
+        self.count_address()
+    }
+
+    /// Whether this address has failed too often to try again.
+    fn may_fail(&self) -> Result<(), Response> {
+        let Some(limits) = &self.state.edge.limits else { return Ok(()) };
+        within(limits.failures.look(&peer::bucket(self.address), self.now), "failed attempts of this address")
+            .map(drop)
+    }
+
+    fn count_failure(&self) -> Option<Budget> {
+        let limits = self.state.edge.limits.as_ref()?;
+        Some(limits.failures.take(&peer::bucket(self.address), self.now))
+    }
+
+    /// Counts a request of a caller that is known.
+    fn count(&self, identity: &Identity) -> Result<Option<Budget>, Response> {
+        let Some(limits) = &self.state.edge.limits else { return Ok(None) };
+        match identity {
+            Identity::ApiKey(_) | Identity::Kubernetes(_) => {
+                within(limits.identities.take(&identity.name(), self.now), "this caller")
+            }
+            Identity::Anonymous => self.count_address(),
+        }
+    }
+
+    async fn identify(&self, access: Option<Access>) -> Result<(Caller, Option<Budget>), Response> {
+        let caller = match Credentials::of(self.headers) {
+            // A wrong key is refused even in open mode: the caller believes to be somebody.
+            Credentials::Key(key) => self.key(key),
+            Credentials::Bearer(token) => match self.key(token) {
+                Some(caller) => Some(caller),
+                None => self.account(token, access).await?,
+            },
+            Credentials::Unreadable => None,
+            Credentials::None => self.anonymous()?,
+        };
+        match caller {
+            Some(caller) => match self.count(&caller.identity) {
+                Ok(budget) => Ok((caller, budget)),
+                Err(mut refused) => {
+                    refused.extensions_mut().insert(caller.identity);
+                    Err(refused)
+                }
+            },
+            None => {
+                self.may_fail()?;
+                let budget = self.count_failure();
+                Err(with(budget, ApiError::unauthorized().into_response()))
+            }
+        }
+    }
+
+    fn key(&self, presented: &str) -> Option<Caller> {
+        let Key { name, scope, .. } = self.state.auth.keys.as_ref()?.find(presented)?;
+        Some(Caller { identity: Identity::ApiKey(name), scope, denied: false })
+    }
+
+    async fn account(&self, token: &str, access: Option<Access>) -> Result<Option<Caller>, Response> {
+        let Some(kubernetes) = &self.state.auth.kubernetes else { return Ok(None) };
+        let Some(Access::Resource { verb, resource }) = access else {
+            return Err(ApiError::method_not_allowed().into_response());
+        };
+        let namespace = &self.state.namespace;
+        let decision = match kubernetes.kept(token, namespace, verb, resource) {
+            Some(decision) => decision,
+            None => {
+                // Every unknown token costs the API server a review.
+                self.may_fail()?;
+                let asked = kubernetes.decide(token, namespace, verb, resource).await;
+                asked.map_err(IntoResponse::into_response)?
+            }
+        };
+        let known =
+            |user, denied| Caller { identity: Identity::Kubernetes(user), scope: Scope::System, denied };
+        Ok(match decision {
+            Decision::Allowed(user) => Some(known(user, false)),
+            Decision::Denied(user) => Some(known(user, true)),
+            Decision::Unknown => None,
+        })
+    }
+
+    fn anonymous(&self) -> Result<Option<Caller>, Response> {
+        let Some(open) = self.state.auth.open else { return Ok(None) };
+        open.refuse_pages(self.headers, &self.state.edge.origins).map_err(IntoResponse::into_response)?;
+        Ok(Some(Caller { identity: Identity::Anonymous, scope: Scope::System, denied: false }))
+    }
+
+    /// Whether the caller may do this.
+    fn permit(&self, caller: &Caller, access: Option<Access>) -> Result<(), ApiError> {
+        let Some(access @ Access::Resource { verb, resource }) = access else {
             return Err(ApiError::method_not_allowed());
         };
-        return match kubernetes.decide(token, namespace, verb, resource).await? {
-            Decision::Allowed => Ok(Identity::Kubernetes),
-            Decision::Denied => {
-                Err(ApiError::forbidden(format!("this account may not {verb} {resource}.opentiger.dev")))
-            }
-            Decision::Unknown => Err(ApiError::unauthorized()),
-        };
+        if caller.denied {
+            return Err(ApiError::forbidden(format!("this account may not {verb} {resource}.opentiger.dev")));
+        }
+        match scope(self.method, self.route, access) {
+            Some(needed) if caller.scope < needed => Err(ApiError::forbidden(format!(
+                "this key has the scope {}, and this needs {}",
+                caller.scope.word(),
+                needed.word()
+            ))),
+            Some(_) | None => Ok(()),
+        }
     }
-    if auth.insecure { Ok(Identity::Anonymous) } else { Err(ApiError::unauthorized()) }
+}
+
+/// The budget, or 429 with it.
+fn within(budget: Budget, whose: &str) -> Result<Option<Budget>, Response> {
+    if budget.allowed {
+        return Ok(Some(budget));
+    }
+    let refused = ApiError::too_many(
+        budget.reset,
+        format!("more than {} a minute for {whose}, try again in {} s", budget.limit, budget.reset),
+    );
+    Err(with(Some(budget), refused.into_response()))
+}
+
+/// Whether the bearer token says of itself that it was made for us, as that of a Run's Pod does. Only a
+/// hint: the route checks it.
+fn is_run_token(headers: &HeaderMap) -> bool {
+    let Credentials::Bearer(token) = Credentials::of(headers) else { return false };
+    let claims = token.split('.').nth(1).and_then(|part| URL_SAFE_NO_PAD.decode(part).ok());
+    let claims: Option<serde_json::Value> = claims.and_then(|claims| serde_json::from_slice(&claims).ok());
+    let audiences = claims.as_ref().and_then(|claims| claims.get("aud"));
+    audiences.is_some_and(|aud| match aud {
+        serde_json::Value::String(one) => one == API_AUDIENCE,
+        serde_json::Value::Array(all) => all.iter().any(|one| one == API_AUDIENCE),
+        serde_json::Value::Null
+        | serde_json::Value::Bool(_)
+        | serde_json::Value::Number(_)
+        | serde_json::Value::Object(_) => false,
+    })
 }
 
 /// The token of `Bearer <token>`.

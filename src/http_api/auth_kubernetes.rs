@@ -2,7 +2,7 @@
 //! for a few seconds, so that a busy client does not load the API server.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, UserInfo};
@@ -24,11 +24,12 @@ const MAX_KEPT: usize = 4096;
 const TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What Kubernetes says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
-    Allowed,
+    /// A known account that may, by its user name.
+    Allowed(Arc<str>),
     /// A known account that may not.
-    Denied,
+    Denied(Arc<str>),
     /// No valid token.
     Unknown,
 }
@@ -45,7 +46,8 @@ impl KubernetesAuth {
         Self { client, kept: Mutex::new(HashMap::new()) }
     }
 
-    /// Whether the account of `token` may `verb` `resource` in `namespace`.
+    /// Whether the account of `token` may `verb` `resource` in `namespace`. The token must be for the
+    /// audience of the API server: those that are made for other programs open nothing.
     ///
     /// # Errors
     /// 503 when the API server cannot be asked.
@@ -56,17 +58,6 @@ impl KubernetesAuth {
         verb: &str,
         resource: &str,
     ) -> Result<Decision, ApiError> {
-        let key: [u8; 32] = Sha256::new()
-            .chain_update(token.as_bytes())
-            .chain_update([0])
-            .chain_update(verb)
-            .chain_update([0])
-            .chain_update(resource)
-            .finalize()
-            .into();
-        if let Some(decision) = self.kept(&key) {
-            return Ok(decision);
-        }
         let asked = tokio::time::timeout(TIMEOUT, self.ask(token, namespace, verb, resource)).await;
         let unavailable =
             || ApiError::unavailable("kubernetes_unavailable", "the token cannot be checked now, try again");
@@ -74,19 +65,21 @@ impl KubernetesAuth {
             tracing::warn!(error = &error as &dyn std::error::Error, "token cannot be checked");
             unavailable()
         })?;
-        self.keep(key, decision);
+        self.keep(question(token, namespace, verb, resource), decision.clone());
         Ok(decision)
     }
 
-    fn kept(&self, key: &[u8; 32]) -> Option<Decision> {
+    /// What was decided about this a few seconds ago.
+    pub fn kept(&self, token: &str, namespace: &str, verb: &str, resource: &str) -> Option<Decision> {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.get(key).filter(|(until, _)| *until > Instant::now()).map(|(_, decision)| *decision)
+        let known = kept.get(&question(token, namespace, verb, resource));
+        known.filter(|(until, _)| *until > Instant::now()).map(|(_, decision)| decision.clone())
     }
 
     fn keep(&self, key: [u8; 32], decision: Decision) {
         let time = match decision {
-            Decision::Allowed => KEEP_ALLOWED,
-            Decision::Denied | Decision::Unknown => KEEP_REFUSED,
+            Decision::Allowed(_) => KEEP_ALLOWED,
+            Decision::Denied(_) | Decision::Unknown => KEEP_REFUSED,
         };
         let now = Instant::now();
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
@@ -117,6 +110,7 @@ impl KubernetesAuth {
             Some(_) | None => return Ok(Decision::Unknown),
         };
         let UserInfo { extra, groups, uid, username } = user;
+        let name: Arc<str> = username.clone().unwrap_or_default().into();
         let review = SubjectAccessReview {
             spec: SubjectAccessReviewSpec {
                 extra,
@@ -138,6 +132,16 @@ impl KubernetesAuth {
             .create(&PostParams::default(), &review)
             .await?;
         let allowed = review.status.is_some_and(|s| s.allowed);
-        Ok(if allowed { Decision::Allowed } else { Decision::Denied })
+        Ok(if allowed { Decision::Allowed(name) } else { Decision::Denied(name) })
     }
+}
+
+/// What a kept answer answers. No token is kept.
+fn question(token: &str, namespace: &str, verb: &str, resource: &str) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    for part in [token, namespace, verb, resource] {
+        hash.update(part.len().to_be_bytes());
+        hash.update(part);
+    }
+    hash.finalize().into()
 }

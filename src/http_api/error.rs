@@ -24,12 +24,13 @@ pub struct ApiError {
     status: StatusCode,
     code: &'static str,
     message: String,
-    retry_after: bool,
+    /// Seconds.
+    retry_after: Option<u64>,
 }
 
 impl ApiError {
     fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into(), retry_after: false }
+        Self { status, code, message: message.into(), retry_after: None }
     }
 
     /// 400: `field` of the body or the query is not as it must be.
@@ -100,6 +101,37 @@ impl ApiError {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, code, problem)
     }
 
+    /// 429 with Retry-After: `seconds` until the next request is taken.
+    pub fn too_many(seconds: u64, problem: impl Into<String>) -> Self {
+        Self {
+            retry_after: Some(seconds),
+            ..Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", problem)
+        }
+    }
+
+    /// 401: what is signed is not signed, or not with the right secret.
+    pub fn bad_signature() -> Self {
+        Self::new(
+            StatusCode::UNAUTHORIZED,
+            "bad_signature",
+            "X-Hub-Signature-256 must be sha256= and the HMAC of the body under the webhook's secret",
+        )
+    }
+
+    /// 404: the installation has no webhook.
+    pub fn no_webhook() -> Self {
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "webhook_disabled",
+            "the API was started without --github-webhook-secret-file and takes no webhook",
+        )
+    }
+
+    /// 413.
+    pub fn body_too_large() -> Self {
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", "the body is larger than this path takes")
+    }
+
     /// 431.
     pub fn headers_too_large() -> Self {
         Self::new(
@@ -111,7 +143,7 @@ impl ApiError {
 
     /// 503 with Retry-After: something this program needs is away, or an answer took too long.
     pub fn unavailable(code: &'static str, problem: impl Into<String>) -> Self {
-        Self { retry_after: true, ..Self::new(StatusCode::SERVICE_UNAVAILABLE, code, problem) }
+        Self { retry_after: Some(1), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, code, problem) }
     }
 }
 
@@ -132,9 +164,7 @@ impl From<postgres::Error> for ApiError {
 impl From<BytesRejection> for ApiError {
     fn from(rejection: BytesRejection) -> Self {
         match rejection.status() {
-            StatusCode::PAYLOAD_TOO_LARGE => {
-                Self::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", "the body is larger than 256 KiB")
-            }
+            StatusCode::PAYLOAD_TOO_LARGE => Self::body_too_large(),
             _ => Self::bad_request("the body cannot be read"),
         }
     }
@@ -150,8 +180,8 @@ impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut response =
             (self.status, Json(ErrorBody { error: self.message, code: self.code })).into_response();
-        if self.retry_after {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        if let Some(seconds) = self.retry_after {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         if self.status == StatusCode::UNAUTHORIZED {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

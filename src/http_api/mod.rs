@@ -2,6 +2,7 @@
 //!
 //! One file per resource. Errors are always JSON `{error, code}`; bad input is never a 500.
 
+pub mod access;
 pub mod agent_write;
 pub mod agents;
 pub mod auth;
@@ -10,13 +11,18 @@ pub mod change_feed;
 pub mod changes;
 pub mod cleanup;
 pub mod config;
+pub mod connections;
+pub mod edge;
 pub mod error;
+pub mod every_route;
 pub mod fields;
 pub mod hatch;
 pub mod health;
 pub mod idempotency;
 pub mod judgements;
+pub mod keys;
 pub mod kubernetes;
+pub mod limits;
 pub mod live;
 pub mod log_follow;
 pub mod log_lines;
@@ -27,6 +33,7 @@ pub mod metrics;
 pub mod nothing;
 pub mod observe;
 pub mod operations;
+pub mod peer;
 pub mod plan_list;
 pub mod plan_store;
 pub mod planner_start;
@@ -48,6 +55,10 @@ pub mod task_request;
 pub mod task_writer;
 pub mod tasks;
 pub mod throughput;
+pub mod watched;
+pub mod webhook;
+pub mod webhook_event;
+pub mod write_deadline;
 pub mod written;
 
 use std::net::SocketAddr;
@@ -58,12 +69,13 @@ use std::time::Duration;
 use axum::Json;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::middleware::{from_fn, from_fn_with_state};
+use axum::middleware::from_fn_with_state;
 use axum::routing::get;
 use jiff::Timestamp;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use tower::util::option_layer;
 use utoipa::OpenApi;
 use utoipa::openapi::security::{
     ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme,
@@ -71,9 +83,11 @@ use utoipa::openapi::security::{
 use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouterExt};
 use utoipa_axum::routes;
 
-use self::auth::{ApiKeys, Auth};
+use self::auth::Auth;
 use self::auth_kubernetes::KubernetesAuth;
+use self::edge::{Edge, EdgeConfig, OpenMode};
 use self::error::ApiError;
+use self::keys::ApiKeys;
 use self::kubernetes::Kubernetes;
 use self::live::{Live, OperatorPods};
 use self::metrics::ApiMetrics;
@@ -94,7 +108,7 @@ pub struct ApiConfig {
     /// The namespace whose rows are served and in which Tasks are made.
     pub namespace: String,
     pub database: DatabaseConfig,
-    /// File of API keys, one a line, `#` comments; read again when it changes.
+    /// File of API keys (see [`keys`]); read again when it changes.
     pub api_keys_file: Option<PathBuf>,
     /// Accept Kubernetes bearer tokens; needs `client`.
     pub kubernetes_auth: bool,
@@ -106,6 +120,8 @@ pub struct ApiConfig {
     pub client: Option<kube::Client>,
     /// Where the operator's own logs are; without it they are not served.
     pub operator_pods: Option<OperatorPods>,
+    /// Limits, proxies, origins, connections, the webhook.
+    pub edge: EdgeConfig,
     /// The clock.
     pub now: fn() -> Timestamp,
 }
@@ -123,6 +139,7 @@ impl ApiConfig {
             config_secret: None,
             client: None,
             operator_pods: None,
+            edge: EdgeConfig::default(),
             now: Timestamp::now,
         }
     }
@@ -143,6 +160,16 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    #[error("failed to read the file of webhook secrets {path}")]
+    WebhookSecret {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error(
+        "failed to start: without authentication everybody who reaches {0} could do everything, listen on 127.0.0.1 (--listen=127.0.0.1:4301) or say that you want it (--insecure-listen-anywhere)"
+    )]
+    OpenToTheNetwork(SocketAddr),
     #[error("failed to use the database settings")]
     Database(#[source] postgres::Error),
     #[error("failed to listen on {address}")]
@@ -151,14 +178,12 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
-    #[error("failed to serve")]
-    Serve(#[source] std::io::Error),
 }
 
 /// The state behind the routes.
 ///
 /// # Errors
-/// `NoAuthentication`, `NoKubernetes`, `Keys`, `Database`.
+/// `NoAuthentication`, `NoKubernetes`, `Keys`, `WebhookSecret`, `OpenToTheNetwork`, `Database`.
 pub fn state(config: &ApiConfig) -> Result<ApiState, Error> {
     if config.api_keys_file.is_none() && !config.kubernetes_auth && !config.insecure_no_auth {
         return Err(Error::NoAuthentication);
@@ -174,10 +199,11 @@ pub fn state(config: &ApiConfig) -> Result<ApiState, Error> {
         (true, None) => return Err(Error::NoKubernetes),
         (false, _) => None,
     };
-    let open = keys.is_none() && kubernetes.is_none();
-    if open {
-        tracing::warn!("serving everybody: no authentication is configured");
-    }
+    let open = if keys.is_none() && kubernetes.is_none() { Some(open_mode(config)?) } else { None };
+    let edge = Edge::new(&config.edge).map_err(|source| Error::WebhookSecret {
+        path: config.edge.github_webhook_secret_file.clone().unwrap_or_default(),
+        source,
+    })?;
     let writer = config.client.clone().map(|client| {
         let writer: Arc<dyn TaskWriter> = Arc::new(KubernetesTasks::new(client, &config.namespace));
         writer
@@ -191,7 +217,8 @@ pub fn state(config: &ApiConfig) -> Result<ApiState, Error> {
         metrics: ApiMetrics::new(pool.clone()),
         pool,
         namespace: config.namespace.as_str().into(),
-        auth: Arc::new(Auth { keys, kubernetes, insecure: open && config.insecure_no_auth }),
+        auth: Arc::new(Auth { keys, kubernetes, open }),
+        edge: Arc::new(edge),
         kubernetes: config.client.clone().map(|client| Kubernetes::new(client, &config.namespace)),
         config_secret: config.config_secret.as_deref().map(Into::into),
         writer,
@@ -199,6 +226,21 @@ pub fn state(config: &ApiConfig) -> Result<ApiState, Error> {
         live: Arc::new(Live::new(&config.database, &config.namespace, config.operator_pods.clone())),
         now: config.now,
     })
+}
+
+/// Whom open mode serves.
+fn open_mode(config: &ApiConfig) -> Result<OpenMode, Error> {
+    match (config.listen.ip().is_loopback(), config.edge.insecure_listen_anywhere) {
+        (true, _) => {
+            tracing::warn!("serving everybody on this machine: no authentication is configured");
+            Ok(OpenMode::Loopback)
+        }
+        (false, true) => {
+            tracing::warn!("serving everybody who reaches the address: no authentication is configured");
+            Ok(OpenMode::Anywhere)
+        }
+        (false, false) => Err(Error::OpenToTheNetwork(config.listen)),
+    }
 }
 
 #[derive(OpenApi)]
@@ -236,6 +278,8 @@ fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(plan_list::list))
         .routes(routes!(judgements::list))
         .routes(routes!(judgements::diff))
+        .routes(routes!(webhook::github))
+        .routes(routes!(webhook::github_alias))
         .routes(routes!(config::get::get, config::patch::patch))
         .merge(system_routes())
 }
@@ -279,6 +323,7 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
     let none: [&str; 0] = [];
     document.security =
         Some(vec![SecurityRequirement::new("apiKey", none), SecurityRequirement::new("bearer", none)]);
+    every_route::document(&mut document);
     document
 }
 
@@ -288,11 +333,12 @@ pub fn router(state: ApiState) -> Router {
     let (router, _) = routes().split_for_parts();
     router
         .route("/openapi.json", get(async move || Json(document)))
-        .route_layer(from_fn_with_state(state.clone(), auth::authorize))
         .fallback(async || ApiError::no_route())
         .method_not_allowed_fallback(async || ApiError::method_not_allowed())
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
-        .layer(from_fn(observe::observe))
+        .layer(from_fn_with_state(state.clone(), auth::authorize))
+        .layer(option_layer(state.edge.cors()))
+        .layer(from_fn_with_state(state.clone(), observe::observe))
         .layer(from_fn_with_state(state.metrics.clone(), metrics::measure))
         .with_state(state)
 }
@@ -318,14 +364,17 @@ pub async fn serve(
     let address = config.listen;
     let listener = TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })?;
     tracing::info!(%address, namespace = config.namespace, "API serves");
+    let EdgeConfig { max_connections, header_timeout, .. } = config.edge;
     let stopping = shutdown.clone();
-    let server = axum::serve(listener, router).with_graceful_shutdown(async move {
-        stopping.cancelled().await;
-        // Streams would not end by themselves.
+    let stopped = shutdown.clone();
+    // Streams would not end by themselves.
+    tokio::spawn(async move {
+        stopped.cancelled().await;
         closing.cancel();
     });
     tokio::select! {
-        result = server => result.map_err(Error::Serve),
-        () = async { shutdown.cancelled().await; tokio::time::sleep(DRAIN_DEADLINE).await } => Ok(()),
+        () = connections::serve(listener, router, max_connections, header_timeout, stopping) => {}
+        () = async { shutdown.cancelled().await; tokio::time::sleep(DRAIN_DEADLINE).await } => {}
     }
+    Ok(())
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::auth::Auth;
+use super::edge::Edge;
 use super::error::ApiError;
 use super::kubernetes::Kubernetes;
 use super::live::Live;
@@ -21,6 +22,8 @@ pub struct ApiState {
     /// The namespace this API serves.
     pub namespace: Arc<str>,
     pub auth: Arc<Auth>,
+    /// Limits, proxies, origins, the webhook's secret.
+    pub edge: Arc<Edge>,
     /// The objects of the namespace; without it the API only reads.
     pub kubernetes: Option<Kubernetes>,
     /// Name of the Secret that keys of `/config` are written to; without it they are refused.

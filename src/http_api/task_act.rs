@@ -138,7 +138,7 @@ pub fn illegal(from: TaskPhase, to: TaskPhase) -> ApiError {
 
 /// Whom an Operation names as its requester.
 pub fn requester(identity: Option<&Identity>) -> String {
-    format!("HTTP API ({})", identity.map_or("none", |identity| identity.word()))
+    identity.map_or_else(|| "HTTP API".to_owned(), Identity::name)
 }
 
 /// Has `act` carried out on the Task and answers with its row after it.

@@ -48,6 +48,17 @@ pub struct CreateContext {
     files: Option<Vec<String>>,
     specs: Option<String>,
     notes: Option<String>,
+    /// Becomes a line of the notes.
+    issue: Option<ContextIssue>,
+}
+
+/// The issue that a Task is about.
+#[derive(Debug, Deserialize, ToSchema)]
+#[allow(dead_code, reason = "describes the body; it is read field by field")]
+pub struct ContextIssue {
+    number: i64,
+    title: Option<String>,
+    url: Option<String>,
 }
 
 /// A readable request.
@@ -123,16 +134,36 @@ pub(super) fn kind(fields: &Fields) -> Result<Option<String>, ApiError> {
 /// `context`.
 pub(super) fn context(fields: &Fields) -> Result<Option<TaskContext>, ApiError> {
     let Some(context) = fields.object("context", "context.")? else { return Ok(None) };
-    for unsupported in ["issue", "research"] {
-        if context.has(unsupported) {
-            return Err(context.invalid(unsupported, "is not supported"));
+    if context.has("research") {
+        return Err(context.invalid("research", "is not supported"));
+    }
+    let mut notes: String = context.optional("notes")?.unwrap_or_default();
+    if let Some(issue) = issue(&context)? {
+        if !notes.is_empty() {
+            notes.push('\n');
         }
+        notes.push_str(&issue);
     }
     Ok(Some(TaskContext {
         files: context.optional("files")?.unwrap_or_default(),
         specs: context.optional("specs")?.unwrap_or_default(),
-        notes: context.optional("notes")?.unwrap_or_default(),
+        notes,
     }))
+}
+
+/// `context.issue` as a line of the notes, which the agent reads.
+fn issue(context: &Fields) -> Result<Option<String>, ApiError> {
+    let Some(issue) = context.object("issue", "context.issue.")? else { return Ok(None) };
+    let number: i64 = issue.required("number")?;
+    let (title, url): (Option<String>, Option<String>) = (issue.optional("title")?, issue.optional("url")?);
+    let mut line = format!("Issue #{number}");
+    if let Some(title) = title {
+        line.push_str(&format!(": {title}"));
+    }
+    if let Some(url) = url {
+        line.push_str(&format!(" ({url})"));
+    }
+    Ok(Some(line))
 }
 
 #[cfg(test)]
@@ -163,6 +194,14 @@ mod tests {
     }
 
     #[test]
+    fn an_issue_is_a_line_of_the_notes() {
+        let mut body = full();
+        body["context"]["issue"] = json!({"number": 12, "title": "It breaks", "url": "https://x/12"});
+        let notes = parse(&body).expect("readable").spec.context.expect("a context").notes;
+        assert_eq!(notes, "n\nIssue #12: It breaks (https://x/12)");
+    }
+
+    #[test]
     fn every_refusal_names_its_field() {
         let cases = [
             ("title", json!("")),
@@ -187,7 +226,10 @@ mod tests {
             ("kind", json!("research")),
             ("context", json!([])),
             ("context.files", json!({"files": "x"})),
-            ("context.issue", json!({"issue": {"number": 1}})),
+            ("context.issue", json!({"issue": 1})),
+            ("context.issue.number", json!({"issue": {"title": "x"}})),
+            ("context.issue.url", json!({"issue": {"number": 1, "url": 5}})),
+            ("context.research", json!({"research": {"jobId": "x"}})),
         ];
         for (field, value) in cases {
             let mut body = full();

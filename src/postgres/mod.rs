@@ -5,6 +5,7 @@
 pub mod artifacts;
 pub mod changes;
 pub mod compare;
+pub mod deliveries;
 pub mod derived;
 pub mod error;
 pub mod history;

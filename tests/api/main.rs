@@ -19,8 +19,15 @@ mod record;
 #[path = "../resilience/world.rs"]
 mod world;
 
+mod agents;
+mod agents;
 mod config;
 mod logs;
+mod plans;
+mod process;
+mod runs;
+mod security;
 mod service;
 mod stream;
 mod tasks;
+mod webhook;

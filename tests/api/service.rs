@@ -3,6 +3,7 @@
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Method, Request};
+use opentiger::http_api::edge::EdgeConfig;
 use opentiger::http_api::{ApiConfig, router, state};
 use opentiger::postgres::DatabaseConfig;
 use serde_json::{Value, json};
@@ -51,6 +52,10 @@ impl Service {
         settings(&mut config);
         let router = router(state(&config).expect("state"));
         eventually("the operator leads", async || operator.leads()).await;
+        eventually("the mirror writes", async || {
+            database.value::<i64>("SELECT count(*) FROM systems").await > 0
+        })
+        .await;
         Self { world, database, router, operator }
     }
 

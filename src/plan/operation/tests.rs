@@ -57,16 +57,15 @@ fn one_run_is_cancelled_and_no_other_and_its_task_goes_back_at_no_cost() {
     let op = w.ask(OperationType::CancelRun, &name);
     w.settle();
     assert_eq!((w.phase(op), result(&w, op).cancelled_runs), (OperationPhase::Succeeded, Some(1)));
-    let phases: Vec<RunPhase> = w.runs.iter().map(|r| r.status.as_ref().unwrap().phase).collect();
+    let phase = |run: &Run| run.status.clone().unwrap_or_default().phase;
+    let phases: Vec<RunPhase> = w.runs.iter().map(phase).collect();
     assert_eq!(phases[..3], [RunPhase::Running, RunPhase::Cancelled, RunPhase::Running]);
     assert_eq!(w.runs[1].status.as_ref().unwrap().cancelled_by, w.operations[op].uid_str());
     let task =
         w.tasks.iter().find(|t| t.metadata.name == Some(w.runs[1].spec.task_ref.name.clone())).unwrap();
     let status = task.status.as_ref().unwrap();
-    assert_eq!(
-        (status.phase, status.retry_at, status.retries),
-        (TaskPhase::Queued, None, Default::default())
-    );
+    assert_eq!((status.retry_at, status.retries), (None, Default::default()));
+    assert!(matches!(status.phase, TaskPhase::Queued | TaskPhase::Running), "{status:?}");
     assert!(!w.system.is_stopped(&w.runs[1].spec.agent), "its slot stays in use");
     let again = ended(&mut w, OperationType::CancelRun, &name);
     assert_eq!((again.0, again.1.contains("Cancelled")), (OperationPhase::Failed, true), "{}", again.1);
@@ -138,7 +137,8 @@ fn a_run_that_had_finished_before_stop_all_keeps_its_true_result() {
     w.step_operation(op, 1);
     assert_eq!(w.phase(op), OperationPhase::Running);
     w.settle();
-    let phases: Vec<RunPhase> = w.runs.iter().map(|r| r.status.as_ref().unwrap().phase).collect();
+    let phase = |run: &Run| run.status.clone().unwrap_or_default().phase;
+    let phases: Vec<RunPhase> = w.runs.iter().map(phase).collect();
     assert_eq!(phases, [RunPhase::Success, RunPhase::Failed, RunPhase::Success]);
     assert_eq!(result(&w, op).cancelled_runs, Some(0));
 }
