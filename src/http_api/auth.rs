@@ -254,7 +254,7 @@ impl Asked<'_> {
     async fn account(&self, token: &str, access: Option<Access>) -> Result<Option<Caller>, Response> {
         let Some(kubernetes) = &self.state.auth.kubernetes else { return Ok(None) };
         let Some(Access::Resource { verb, resource }) = access else {
-            return Err(ApiError::method_not_allowed().into_response());
+            return Err(with(self.count_address()?, ApiError::method_not_allowed().into_response()));
         };
         let namespace = &self.state.namespace;
         let decision = match kubernetes.kept(token, namespace, verb, resource) {
