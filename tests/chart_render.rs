@@ -300,7 +300,10 @@ fn the_operator_is_told_what_it_needs() {
             "api",
             "--listen=0.0.0.0:4301",
             "--namespace=team-a",
-            "--api-keys-file=/etc/opentiger/api-keys/keys"
+            "--api-keys-file=/etc/opentiger/api-keys/keys",
+            "--kubernetes-auth",
+            "--rate-limit-per-minute=1200",
+            "--max-connections=1024"
         ])
     );
 }
