@@ -319,7 +319,10 @@ fn the_operator_is_told_what_it_needs() {
             "--namespace=team-a",
             "--api-keys-file=/etc/opentiger/api-keys/keys",
             "--operator-namespace=home",
-            "--operator-labels=app.kubernetes.io/name=opentiger,app.kubernetes.io/instance=opentiger,app.kubernetes.io/component=operator"
+            "--operator-labels=app.kubernetes.io/name=opentiger,app.kubernetes.io/instance=opentiger,app.kubernetes.io/component=operator",
+            "--kubernetes-auth",
+            "--rate-limit-per-minute=1200",
+            "--max-connections=1024"
         ])
     );
 }

@@ -98,6 +98,9 @@ impl<'a> Credentials<'a> {
     }
 }
 
+/// The answer to who is not let through.
+type Refused = Box<Response>;
+
 /// A recognised caller.
 struct Caller {
     identity: Identity,
@@ -141,11 +144,11 @@ pub async fn authorize(
         // The probes of the kubelet must not meet a limit.
         (Some(route), Some(Access::Open)) if route.starts_with("/health") => next.run(request).await,
         (None, _) | (_, Some(Access::Open)) => match asked.count_address() {
-            Err(response) => response,
+            Err(refused) => *refused,
             Ok(budget) => with(budget, next.run(request).await),
         },
         (_, Some(Access::Run | Access::Signed)) => match asked.count_stranger() {
-            Err(response) => response,
+            Err(refused) => *refused,
             Ok(budget) => {
                 let response = next.run(request).await;
                 if response.status() == axum::http::StatusCode::UNAUTHORIZED {
@@ -156,7 +159,7 @@ pub async fn authorize(
         },
         (_, Some(Access::Resource { .. } | Access::RunOr { .. }) | None) => {
             match asked.identify(access).await {
-                Err(response) => response,
+                Err(refused) => *refused,
                 Ok((caller, budget)) => {
                     let identity = caller.identity.clone();
                     let mut response = match asked.permit(&caller, access) {
@@ -189,20 +192,20 @@ pub(super) fn address(state: &ApiState, request: &Request) -> IpAddr {
 
 impl Asked<'_> {
     /// Counts a request of somebody who did not say who he is.
-    fn count_address(&self) -> Result<Option<Budget>, Response> {
+    fn count_address(&self) -> Result<Option<Budget>, Refused> {
         let Some(limits) = &self.state.edge.limits else { return Ok(None) };
         let budget = limits.addresses.take(&peer::bucket(self.address), self.now);
         within(budget, "this address")
     }
 
     /// The same for a route that authenticates by itself: failures count too.
-    fn count_stranger(&self) -> Result<Option<Budget>, Response> {
+    fn count_stranger(&self) -> Result<Option<Budget>, Refused> {
         self.may_fail()?;
         self.count_address()
     }
 
     /// Whether this address has failed too often to try again.
-    fn may_fail(&self) -> Result<(), Response> {
+    fn may_fail(&self) -> Result<(), Refused> {
         let Some(limits) = &self.state.edge.limits else { return Ok(()) };
         within(limits.failures.look(&peer::bucket(self.address), self.now), "failed attempts of this address")
             .map(drop)
@@ -214,7 +217,7 @@ impl Asked<'_> {
     }
 
     /// Counts a request of a caller that is known.
-    fn count(&self, identity: &Identity) -> Result<Option<Budget>, Response> {
+    fn count(&self, identity: &Identity) -> Result<Option<Budget>, Refused> {
         let Some(limits) = &self.state.edge.limits else { return Ok(None) };
         match identity {
             Identity::ApiKey(_) | Identity::Kubernetes(_) => {
@@ -224,7 +227,7 @@ impl Asked<'_> {
         }
     }
 
-    async fn identify(&self, access: Option<Access>) -> Result<(Caller, Option<Budget>), Response> {
+    async fn identify(&self, access: Option<Access>) -> Result<(Caller, Option<Budget>), Refused> {
         let caller = match Credentials::of(self.headers) {
             // A wrong key is refused even in open mode: the caller believes to be somebody.
             Credentials::Key(key) => self.key(key),
@@ -246,7 +249,7 @@ impl Asked<'_> {
             None => {
                 self.may_fail()?;
                 let budget = self.count_failure();
-                Err(with(budget, ApiError::unauthorized().into_response()))
+                Err(with(budget, ApiError::unauthorized().into_response()).into())
             }
         }
     }
@@ -256,10 +259,10 @@ impl Asked<'_> {
         Some(Caller { identity: Identity::ApiKey(name), scope, denied: false })
     }
 
-    async fn account(&self, token: &str, access: Option<Access>) -> Result<Option<Caller>, Response> {
+    async fn account(&self, token: &str, access: Option<Access>) -> Result<Option<Caller>, Refused> {
         let Some(kubernetes) = &self.state.auth.kubernetes else { return Ok(None) };
         let Some(Access::Resource { verb, resource }) = access else {
-            return Err(ApiError::method_not_allowed().into_response());
+            return Err(with(self.count_address()?, ApiError::method_not_allowed().into_response()).into());
         };
         let namespace = &self.state.namespace;
         let decision = match kubernetes.kept(token, namespace, verb, resource) {
@@ -268,7 +271,7 @@ impl Asked<'_> {
                 // Every unknown token costs the API server a review.
                 self.may_fail()?;
                 let asked = kubernetes.decide(token, namespace, verb, resource).await;
-                asked.map_err(IntoResponse::into_response)?
+                asked.map_err(|error| error.into_response())?
             }
         };
         let known =
@@ -280,9 +283,9 @@ impl Asked<'_> {
         })
     }
 
-    fn anonymous(&self) -> Result<Option<Caller>, Response> {
+    fn anonymous(&self) -> Result<Option<Caller>, Refused> {
         let Some(open) = self.state.auth.open else { return Ok(None) };
-        open.refuse_pages(self.headers, &self.state.edge.origins).map_err(IntoResponse::into_response)?;
+        open.refuse_pages(self.headers, &self.state.edge.origins).map_err(|error| error.into_response())?;
         Ok(Some(Caller { identity: Identity::Anonymous, scope: Scope::System, denied: false }))
     }
 
@@ -306,7 +309,7 @@ impl Asked<'_> {
 }
 
 /// The budget, or 429 with it.
-fn within(budget: Budget, whose: &str) -> Result<Option<Budget>, Response> {
+fn within(budget: Budget, whose: &str) -> Result<Option<Budget>, Refused> {
     if budget.allowed {
         return Ok(Some(budget));
     }
@@ -314,7 +317,7 @@ fn within(budget: Budget, whose: &str) -> Result<Option<Budget>, Response> {
         budget.reset,
         format!("more than {} a minute for {whose}, try again in {} s", budget.limit, budget.reset),
     );
-    Err(with(Some(budget), refused.into_response()))
+    Err(with(Some(budget), refused.into_response()).into())
 }
 
 /// Whether the bearer token says of itself that it was made for us, as that of a Run's Pod does. Only a

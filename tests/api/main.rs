@@ -20,7 +20,6 @@ mod record;
 mod world;
 
 mod agents;
-mod agents;
 mod config;
 mod logs;
 mod plans;

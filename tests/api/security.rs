@@ -72,8 +72,7 @@ fn every_route() -> Vec<(Method, String, String)> {
     let document = serde_json::to_value(openapi()).expect("document");
     let mut routes = Vec::new();
     for (route, item) in document["paths"].as_object().expect("paths") {
-        let path =
-            route.replace('{', "").replace('}', "").replace("id", "00000000-0000-0000-0000-000000000001");
+        let path = route.replace(['{', '}'], "").replace("id", "00000000-0000-0000-0000-000000000001");
         for method in item.as_object().expect("operations").keys() {
             routes.push((method.to_uppercase().parse().expect("method"), route.clone(), path.clone()));
         }

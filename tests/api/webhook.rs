@@ -47,9 +47,18 @@ fn merged(number: u32, text: &str) -> Value {
     })
 }
 
-async fn task(service: &Service, title: &str) -> String {
-    let body = json!({"title": title, "goal": "It works", "allowedPaths": ["**"], "commands": []});
-    service.post("/tasks", body).await.ok()["task"]["id"].as_str().expect("an id").to_owned()
+/// A Task and its id, once the API shows it.
+async fn task(service: &Service, name: &str) -> String {
+    service.world.task(name, "{}").await;
+    let mut id = None;
+    eventually("the Task's row is there", async || {
+        let tasks = service.get("/tasks").await.body["tasks"].clone();
+        let found = tasks.as_array().and_then(|all| all.iter().find(|t| t["name"] == name).cloned());
+        id = found.and_then(|t| t["id"].as_str().map(str::to_owned));
+        id.is_some()
+    })
+    .await;
+    id.expect("an id")
 }
 
 async fn status(service: &Service, id: &str) -> Value {
@@ -64,7 +73,7 @@ async fn operations(service: &Service) -> Vec<Operation> {
 #[tokio::test]
 async fn a_merged_pull_request_ends_its_task_once_however_often_it_is_delivered() {
     let (service, _file) = service("hook").await;
-    let (id, other) = (task(&service, "Fix").await, task(&service, "Other").await);
+    let (id, other) = (task(&service, "fix").await, task(&service, "other").await);
     let body = merged(7, &format!("Done.\n\n[task:{id}]"));
 
     // The same delivery four times at once, as two replicas may get it: one is at it.
