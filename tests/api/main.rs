@@ -16,3 +16,5 @@ mod record;
 mod world;
 
 mod service;
+mod system;
+mod system_state;
