@@ -232,10 +232,16 @@ async fn a_planner_without_a_requirement_is_refused_and_plans_from_the_content_i
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_planner_that_plans_by_itself_and_is_given_a_requirement_answers_with_its_plan() {
-    let planner = json!({"enabled": true, "requirement": "# Goal\n\nOld\n"});
+async fn a_planner_that_plans_by_itself_makes_one_plan_of_a_requirement_it_is_given() {
+    // Without a goal there is nothing to plan, until the request brings one.
+    let planner = json!({"enabled": true, "requirement": "# Goal"});
     let service = Service::start_with("auto", json!({"planner": planner})).await;
-    eventually("it has begun by itself", async || plans(&service).len() == 1).await;
+    start(&service, "planner").await.refused(409, "no_requirement");
+    eventually("it is armed", async || status(&service, "dispatcher").await == "running").await;
+    let started = service.post("/system/processes/planner/start", json!({"content": REQUIREMENT})).await;
+    assert_eq!(started.ok()["process"]["status"], json!("running"), "{}", started.body);
+    assert_eq!(plans(&service).len(), 1);
+    assert!(system(&service).await.spec.planner.auto_replan, "it goes on planning by itself");
     start(&service, "planner").await.refused(409, "planner_running");
 }
 
