@@ -95,10 +95,10 @@ pub async fn start(
         OperationPhase::Failed if !has_begun_by_itself(kubernetes, &replan, &wanted, asked_at).await? => {
             let status = replan.status.unwrap_or_default();
             let result = status.result.unwrap_or_default();
-            let counted = Counted {
-                planning: result.task.is_some(),
-                counts: result.backlog.unwrap_or_default().into(),
+            let Some(backlog) = result.backlog else {
+                return Err(ApiError::conflict("operation_failed", status.message));
             };
+            let counted = Counted { planning: result.task.is_some(), counts: backlog.into() };
             let process = look(kubernetes, &known.process.name, asked_at).await?;
             return Ok(refused(status.message, &counted, process));
         }

@@ -8,7 +8,7 @@ use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
 use kube::api::{Patch, PatchParams};
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
 use super::error::{ApiError, ErrorBody};
@@ -25,6 +25,8 @@ const CANONICAL: &str = "docs/requirement.md";
 /// Longest text and longest path, in characters, as the System takes them.
 const MAX_TEXT: usize = 16384;
 const MAX_PATH: usize = 512;
+/// Tries to write, before somebody else's changes are said to be in the way.
+const TRIES: usize = 5;
 
 /// The requirement.
 #[derive(Debug, Serialize, ToSchema)]
@@ -106,36 +108,37 @@ impl Source {
 /// # Errors
 /// 409 without a System or when somebody else is changing it, 400 with the API server's words, 503.
 pub async fn store(kubernetes: &Kubernetes, source: &Source) -> Result<(), ApiError> {
-    let Some(present) = kubernetes.get::<System>(system::NAME).await? else { return Err(no_system()) };
-    let (text, path) = match source {
-        Source::Text(text) => (Some(text), None),
-        Source::Path(path) => (None, Some(path)),
-    };
-    let mut planner = json!({"requirement": text, "requirementPath": path});
-    if !present.spec.planner.enabled {
-        planner["enabled"] = Value::Bool(true);
-        planner["autoReplan"] = Value::Bool(false);
-    }
-    let patch = json!({
-        "metadata": {"resourceVersion": present.metadata.resource_version},
-        "spec": {"planner": planner},
-    });
-    let api = kubernetes.api::<System>();
-    // The status changes often: what is in the way is only a change of what was read here.
-    for _ in 0..3 {
-        let mut patch = patch.clone();
-        let Some(now) = kubernetes.get::<System>(system::NAME).await? else { return Err(no_system()) };
-        if now.spec.planner != present.spec.planner {
+    let mut first: Option<PlannerSettings> = None;
+    // The status changes often; what is in the way is only a change of the settings meanwhile.
+    for _ in 0..TRIES {
+        let Some(present) = kubernetes.get::<System>(system::NAME).await? else { return Err(no_system()) };
+        if first.as_ref().is_some_and(|first| *first != present.spec.planner) {
             break;
         }
-        patch["metadata"]["resourceVersion"] = json!(now.metadata.resource_version);
-        match api.patch(system::NAME, &PatchParams::default(), &Patch::Merge(&patch)).await {
+        let patch = Patch::Merge(patch(source, &present));
+        match kubernetes.api::<System>().patch(system::NAME, &PatchParams::default(), &patch).await {
             Ok(_) => return Ok(()),
-            Err(kube::Error::Api(status)) if status.code == 409 => {}
+            Err(kube::Error::Api(status)) if status.code == 409 => first = Some(present.spec.planner),
             Err(error) => return answer(async { Err(error) }).await,
         }
     }
     Err(ApiError::conflict("conflict", "the System is being changed by somebody else, try again"))
+}
+
+fn patch(source: &Source, present: &System) -> Value {
+    let (text, path) = match source {
+        Source::Text(text) => (Some(text), None),
+        Source::Path(path) => (None, Some(path)),
+    };
+    let mut planner = Map::from_iter([
+        ("requirement".to_owned(), json!(text)),
+        ("requirementPath".to_owned(), json!(path)),
+    ]);
+    if !present.spec.planner.enabled {
+        planner.insert("enabled".to_owned(), Value::Bool(true));
+        planner.insert("autoReplan".to_owned(), Value::Bool(false));
+    }
+    json!({"metadata": {"resourceVersion": present.metadata.resource_version}, "spec": {"planner": planner}})
 }
 
 fn no_system() -> ApiError {

@@ -28,5 +28,7 @@ mod runs;
 mod security;
 mod service;
 mod stream;
+mod system;
+mod system_state;
 mod tasks;
 mod webhook;
