@@ -39,10 +39,11 @@ pub async fn reconcile(ctx: Arc<Context>, key: Key) -> Result<Action, Error> {
         return Ok(Action::After(NOT_SYNCED));
     }
     waiting.sort_by(|a, b| place(a).cmp(&place(b)));
-    let world = World::observe(&ctx, &key.namespace);
     let mut result = Ok(Action::Await);
     for operation in waiting {
         // One that cannot go on does not hold up a Disarm behind it.
+        // Anew for each: what the one before has changed is in force for this one.
+        let world = World::observe(&ctx, &key.namespace);
         match step(&ctx, &world, &operation).await {
             Ok(Some(after)) => result = result.map(|action| sooner(action, after)),
             Ok(None) => {}

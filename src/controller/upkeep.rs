@@ -11,7 +11,7 @@ use super::context::Context;
 use super::run::until;
 use crate::cluster::{Cached, Error, Key};
 use crate::crd::system::{component, condition};
-use crate::crd::{AgentPool, Run, System, SystemStatus, Task};
+use crate::crd::{AgentPool, Operation, Run, System, SystemStatus, Task};
 use crate::plan::retention::{Finished, Removals};
 use crate::plan::upkeep::{COUNTERS_EVERY, PoolView, Upkeep, WRITE_EVERY, is_more_than_numbers, left, plan};
 
@@ -122,14 +122,16 @@ pub async fn remove_finished(ctx: &Context, system: &System) -> Result<Option<Du
     }
     let settings = &system.spec.retention;
     // Stores and mirror are asked outside the lock of the books, which the stores' listeners take.
-    let Removals { mut runs, mut tasks, look_at } =
+    let Removals { mut runs, mut tasks, mut operations, look_at } =
         ctx.books.with(&namespace, |books| books.retention().plan(settings, CANDIDATES, now));
-    let blocked = (!runs.is_empty() || !tasks.is_empty()).then_some(TRY_AGAIN);
+    let blocked = (!runs.is_empty() || !tasks.is_empty() || !operations.is_empty()).then_some(TRY_AGAIN);
     tasks.retain(|task| may_go(ctx, &namespace, task));
     tasks.truncate(REMOVED_AT_ONCE);
     runs.retain(|run| may_go(ctx, &namespace, run));
     runs.truncate(REMOVED_AT_ONCE.saturating_sub(tasks.len()));
-    let removed = runs.len() + tasks.len();
+    operations.retain(|operation| is_stored(ctx, &operation.uid));
+    operations.truncate(REMOVED_AT_ONCE.saturating_sub(tasks.len() + runs.len()));
+    let removed = runs.len() + tasks.len() + operations.len();
     if removed > 0 {
         ctx.removals.note(Cached::uid(system), now);
     }
@@ -139,8 +141,12 @@ pub async fn remove_finished(ctx: &Context, system: &System) -> Result<Option<Du
     for run in &runs {
         ctx.writer.delete::<Run>(&namespace, &run.name, &run.uid, None).await?;
     }
+    for operation in &operations {
+        ctx.writer.delete::<Operation>(&namespace, &operation.name, &operation.uid, None).await?;
+    }
     if removed > 0 {
-        tracing::info!(runs = runs.len(), tasks = tasks.len(), "finished objects removed");
+        let (runs, tasks, operations) = (runs.len(), tasks.len(), operations.len());
+        tracing::info!(runs, tasks, operations, "finished objects removed");
         return Ok(Some(REMOVE_EVERY));
     }
     Ok(look_at.map(|at| until(at, now)).into_iter().chain(blocked).min())
@@ -149,10 +155,14 @@ pub async fn remove_finished(ctx: &Context, system: &System) -> Result<Option<Du
 /// Whether nothing is lost with an object: its Pods are gone (their logs are kept by then), and the
 /// database, when there is one, has it and its Runs.
 fn may_go(ctx: &Context, namespace: &str, object: &Finished) -> bool {
-    let stored = |uid: &str| ctx.mirror.as_ref().is_none_or(|mirror| mirror.has(uid));
     let runs = ctx.runs.by_index(&object.uid);
     let pod = |name: &str| ctx.pods.get(&Key::new(namespace, name)).is_some();
-    stored(&object.uid)
+    is_stored(ctx, &object.uid)
         && !pod(&object.name)
-        && runs.iter().all(|run| stored(Cached::uid(run.as_ref())) && !pod(&run.name_any()))
+        && runs.iter().all(|run| is_stored(ctx, Cached::uid(run.as_ref())) && !pod(&run.name_any()))
+}
+
+/// Whether the database, when there is one, has an object.
+fn is_stored(ctx: &Context, uid: &str) -> bool {
+    ctx.mirror.as_ref().is_none_or(|mirror| mirror.has(uid))
 }

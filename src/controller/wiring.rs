@@ -372,8 +372,15 @@ impl Wiring {
             let namespace = operation.key().namespace;
             wiring.mirror(map(change, Mirrored::Operation));
             wiring.queues.operations.add(super::operation::key(&namespace));
+            wiring.receivers.books.with(&namespace, |books| match change {
+                Change::Applied(operation) => books.operation(operation),
+                Change::Deleted(operation) => books.operation_gone(operation.uid()),
+            });
             if operation.phase() == OperationPhase::Pending {
                 return;
+            }
+            if operation.phase().is_terminal() {
+                wiring.wake_system(&namespace);
             }
             match operation.spec.type_ {
                 OperationType::StopAll | OperationType::Stop => wiring.wake_runs(&namespace, &runs),

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use super::GoDuration;
 
-/// How long finished Runs, and finished Tasks that the product itself has made, are kept in the
-/// cluster. Applied Tasks are never removed. With a database, nothing is removed that is not in it.
+/// How long finished Runs, finished Operations, and finished Tasks that the product itself has made,
+/// are kept in the cluster. Applied Tasks are never removed. With a database, nothing is removed that is not in it.
 /// Left out as a whole: 168h and 1000.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]

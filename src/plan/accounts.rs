@@ -20,7 +20,7 @@ use super::run::{add, reason};
 use crate::crd::run::condition::POD_STARTED;
 use crate::crd::system::SystemStatus;
 use crate::crd::task::condition::PROGRESSING;
-use crate::crd::{BlockReason, Purpose, Role, Run, RunPhase, Task, TaskPhase, labels};
+use crate::crd::{BlockReason, Operation, Purpose, Role, Run, RunPhase, Task, TaskPhase, labels};
 
 /// Longest window of `autoRestart` (its schema's bound): older crashes are settled.
 const CRASHES_KEPT: Duration = Duration::from_secs(24 * 3600 + 60);
@@ -233,6 +233,21 @@ impl Accounts {
         {
             ready.remove(&(since, uid.to_string()));
         }
+    }
+
+    /// An Operation as it is now; only one that is over is of interest.
+    pub fn operation(&mut self, operation: &Operation) {
+        let finished =
+            operation.status.as_ref().filter(|s| s.phase.is_terminal()).and_then(|s| s.finished_at);
+        if let Some(at) = finished {
+            let uid = operation.metadata.uid.clone().unwrap_or_default();
+            self.retention.operation_over(Finished { at, uid, name: operation.name_any() });
+        }
+    }
+
+    /// An Operation is gone.
+    pub fn operation_gone(&mut self, uid: &str) {
+        self.retention.operation_gone(uid);
     }
 
     /// A Task is gone.

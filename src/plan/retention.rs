@@ -1,7 +1,7 @@
 //! What has ended and may be removed (issue point "retention"; design: "retention").
 //!
-//! Runs of Tasks that have ended, and ended Tasks with the label of what made them, by age and by
-//! number. Never a Task that one which has not ended names as dependency, successor or parent, also
+//! Runs of Tasks that have ended, ended Tasks with the label of what made them, and Operations that
+//! are over, by age and by number. Never a Task that one which has not ended names as dependency, successor or parent, also
 //! not through successors, and none whose parent has not ended. The index follows every change; a
 //! plan looks at a bounded number of the oldest objects.
 
@@ -53,6 +53,7 @@ impl TaskNode {
 pub struct Removals {
     pub runs: Vec<Finished>,
     pub tasks: Vec<Finished>,
+    pub operations: Vec<Finished>,
     /// When something comes of age, if nothing else happens.
     pub look_at: Option<Timestamp>,
 }
@@ -65,6 +66,9 @@ pub struct Index {
     /// Ended Runs by uid, with the uid of their Task.
     run_of: HashMap<String, (Finished, String)>,
     runs_by_task: HashMap<String, HashSet<String>>,
+    /// Operations that are over, oldest first, and by uid.
+    operations: BTreeSet<Finished>,
+    operation_of: HashMap<String, Finished>,
     /// Ended Tasks of ours, oldest first.
     tasks: BTreeSet<Finished>,
     nodes: HashMap<String, TaskNode>,
@@ -93,6 +97,21 @@ impl Index {
             if runs.is_empty() {
                 self.runs_by_task.remove(&task);
             }
+        }
+    }
+
+    /// An Operation is over. A repetition changes nothing.
+    pub fn operation_over(&mut self, operation: Finished) {
+        if !self.operation_of.contains_key(&operation.uid) {
+            self.operations.insert(operation.clone());
+            self.operation_of.insert(operation.uid.clone(), operation);
+        }
+    }
+
+    /// An Operation is gone.
+    pub fn operation_gone(&mut self, uid: &str) {
+        if let Some(operation) = self.operation_of.remove(uid) {
+            self.operations.remove(&operation);
         }
     }
 
@@ -178,7 +197,8 @@ impl Index {
         };
         let tasks = pick(&self.tasks, &free);
         let runs = pick(&self.runs, &|_| true);
-        Removals { runs, tasks, look_at }
+        let operations = pick(&self.operations, &|_| true);
+        Removals { runs, tasks, operations, look_at }
     }
 }
 

@@ -4,9 +4,12 @@ use opentiger::crd::system::component;
 use opentiger::crd::{HatchState, Operation, OperationPhase, OperationType, RunPhase, TaskPhase};
 use serde_json::{Value, json};
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
 use super::check::Checker;
 use super::operator::decode;
 use super::rng::Rng;
+use super::server::NAMESPACE;
 
 /// Agents that are stopped and started.
 const AGENTS: [&str; 6] = ["worker-1", "worker-2", "worker-3", "docser-1", "tester-1", "judge-1"];
@@ -22,6 +25,8 @@ pub fn draw(rng: &mut Rng, task: &str) -> Value {
         (1, "Preflight"),
         (2, "Requeue"),
         (1, "Complete"),
+        (1, "Cleanup"),
+        (1, "EndCycle"),
     ]);
     match type_ {
         "Stop" | "Start" => {
@@ -29,6 +34,10 @@ pub fn draw(rng: &mut Rng, task: &str) -> Value {
             json!({"type": type_, "target": target})
         }
         "Requeue" | "Complete" => json!({"type": type_, "taskRef": {"name": task}}),
+        "Cleanup" => {
+            let (dry_run, force) = (rng.chance(300), rng.chance(500));
+            json!({"type": type_, "confirm": NAMESPACE, "dryRun": dry_run, "force": force})
+        }
         _ => json!({"type": type_}),
     }
 }
@@ -56,11 +65,11 @@ impl Checker {
         if before != OperationPhase::Succeeded && new.phase() == OperationPhase::Succeeded {
             match new.spec.type_ {
                 OperationType::StopAll => self.all_is_stopped(&name, &new),
+                OperationType::Cleanup => self.all_is_removed(&name, &new),
                 OperationType::Arm
                 | OperationType::Disarm
                 | OperationType::Start
                 | OperationType::Stop
-                | OperationType::Cleanup
                 | OperationType::Preflight
                 | OperationType::EndCycle
                 | OperationType::Requeue
@@ -98,6 +107,26 @@ impl Checker {
         }
         for what in wrong {
             self.fail("S13", format!("{name} has cancelled a Run that is {what}"));
+        }
+    }
+
+    /// What existed when a clean-up was asked for is gone with its Runs; System and pools are there.
+    fn all_is_removed(&mut self, name: &str, operation: &Operation) {
+        if operation.spec.dry_run {
+            return;
+        }
+        let asked = operation.metadata.creation_timestamp.clone();
+        let older = |meta: &ObjectMeta| meta.creation_timestamp < asked;
+        let tasks = self.tasks.iter().filter(|(_, t)| !t.deleted && older(&t.last.metadata));
+        let left: Vec<String> = tasks.map(|(uid, t)| format!("Task {} ({uid})", t.name)).collect();
+        let runs = self.runs.values().filter(|r| !r.deleted && older(&r.last.metadata));
+        let runs = runs.map(|r| format!("Run {:?}", r.last.metadata.name));
+        let left: Vec<String> = left.into_iter().chain(runs).collect();
+        for what in left {
+            self.fail("cleanup", format!("{name} has removed everything and {what} is left"));
+        }
+        if self.system.is_none() {
+            self.fail("S16", format!("{name} has removed the System"));
         }
     }
 

@@ -1,6 +1,6 @@
 //! Arm, Disarm, Start and Stop: a latch in the status of the System (design, section 2).
 
-use super::stop_all::{Ended, counted};
+use super::stop_all::{Ended, counted, is_settled};
 use super::target::Target;
 use super::{Observed, OperationPlan, order, status};
 use crate::crd::operation::OperationResult;
@@ -89,7 +89,7 @@ pub(super) fn stop(o: &Observed) -> OperationPlan {
 /// the design: Queued, not Cancelled).
 fn agent_ends(o: &Observed, name: &str) -> OperationPlan {
     let ended = Ended::observe(o, |agent| agent == name);
-    if !ended.all() {
+    if !ended.all() || !is_settled(o) {
         return status::in_progress(o, &format!("{name} is stopped, its Run is being ended"), ended.steps());
     }
     let (runs, tasks) = counted(o);

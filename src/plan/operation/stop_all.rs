@@ -8,18 +8,17 @@ use std::time::Duration;
 use super::latch::{by, latch, with_all_components};
 use super::{Doomed, DoomedKind, Observed, OperationPlan, status};
 use crate::crd::operation::{OperationResult, OperationStep};
-use crate::crd::{HatchState, PodFacts, Run, RunPhase, TaskPhase};
+use crate::crd::{HatchState, OperationPhase, PodFacts, Run, RunPhase, TaskPhase};
 use crate::plan::hatch;
 use crate::plan::run::add;
 
-/// A create that was under way when the hatch was disarmed is accepted until then at the latest
-/// (invariant S12).
+/// A create that was under way when the latch was set is accepted, and known here, until then at the
+/// latest (invariant S12).
 const LATE_CREATES: Duration = Duration::from_secs(1);
 /// Objects deleted in one step.
 pub(super) const BATCH: usize = 100;
 
 pub(super) fn plan(o: &Observed) -> OperationPlan {
-    let mut settled_at = o.now;
     if let Some(system) = o.system {
         let present = system.status.as_ref().map(|s| s.hatch.clone()).unwrap_or_default();
         let wanted = match hatch::ordered(system, HatchState::Disarmed, by(o), o.now) {
@@ -30,10 +29,9 @@ pub(super) fn plan(o: &Observed) -> OperationPlan {
         if present != wanted || all.len() != system.status.as_ref().map_or(0, |s| s.stopped.len()) {
             return latch(system, wanted, Some(all));
         }
-        settled_at = present.since.map_or(o.now, |since| add(since, LATE_CREATES));
     }
     let ended = Ended::observe(o, |_| true);
-    if !ended.all() || o.now < settled_at {
+    if !ended.all() || !is_settled(o) {
         let said = status::in_progress(o, "ending Pods and Runs", ended.steps());
         return match (said, strays(o)) {
             (OperationPlan::Wait { until: _ }, strays) if !strays.is_empty() => OperationPlan::Delete(strays),
@@ -48,6 +46,14 @@ pub(super) fn plan(o: &Observed) -> OperationPlan {
     };
     let message = format!("everything is stopped: {runs} Runs cancelled, {tasks} Tasks queued");
     status::succeeded(o, &message, Some(result))
+}
+
+/// Whether everything that was under way when the latch was set is known by now. The latch names the
+/// time at which it was decided; it was in force at the latest when this Operation, having seen it,
+/// said that it is in progress.
+pub(super) fn is_settled(o: &Observed) -> bool {
+    let in_force = o.operation.status.as_ref().filter(|s| s.phase == OperationPhase::Running);
+    in_force.and_then(|s| s.started_at).is_some_and(|at| add(at, LATE_CREATES) <= o.now)
 }
 
 /// Live Pods of ours that no unfinished Run accounts for.

@@ -127,6 +127,22 @@ fn stop_all_waits_as_long_as_a_create_may_still_be_accepted() {
 }
 
 #[test]
+fn a_latch_that_was_written_late_is_waited_for_as_well_s12() {
+    let mut w = World::new(&[]);
+    let op = w.ask(OperationType::StopAll, "");
+    w.step_operation(op, 9);
+    // The write took five seconds: creates were accepted meanwhile, the last of them just now.
+    w.clock += 5;
+    for _ in 0..9 {
+        w.step_operation(op, 9);
+    }
+    assert_eq!(w.phase(op), OperationPhase::Running, "{}", w.message(op));
+    w.clock += 1;
+    w.step_operation(op, 9);
+    assert_eq!(w.phase(op), OperationPhase::Succeeded);
+}
+
+#[test]
 fn a_stopped_agent_loses_its_run_keeps_no_slot_and_its_task_is_queued_at_no_cost_c109() {
     let mut w = busy();
     let stop = w.ask(OperationType::Stop, "worker-02");

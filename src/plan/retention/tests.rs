@@ -48,6 +48,30 @@ fn runs_of_ended_tasks_go_by_age() {
 }
 
 #[test]
+fn operations_that_are_over_go_by_age_and_number() {
+    let mut index = Index::default();
+    for n in 0..4 {
+        index.operation_over(run(&format!("stop-{n}"), -100 * n));
+        index.operation_over(run(&format!("stop-{n}"), 0));
+    }
+    let gone = |index: &Index, settings: &Retention| {
+        names(&index.plan(settings, 100, now()).operations)
+            .into_iter()
+            .map(str::to_string)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        gone(&index, &keep(Some("2m"), None)),
+        ["stop-3", "stop-2"],
+        "the end that was seen first counts"
+    );
+    assert_eq!(gone(&index, &keep(None, Some(3))), ["stop-3"]);
+    assert_eq!(gone(&index, &keep(None, None)), [""; 0]);
+    index.operation_gone("uid-stop-3");
+    assert_eq!(gone(&index, &keep(None, Some(3))), [""; 0]);
+}
+
+#[test]
 fn the_oldest_go_when_there_are_too_many() {
     let mut index = Index::default();
     index.task(ended("a", 0));
