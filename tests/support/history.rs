@@ -140,10 +140,13 @@ pub fn mirrored_pool(pool: &AgentPool) -> Mirrored {
     Mirrored::Pool(Arc::new(pool.clone()))
 }
 
+/// Kind, namespace and name.
+type Key = (Kind, String, String);
+
 /// A cluster in memory: what lists and reads of single objects answer.
 #[derive(Clone, Default)]
 pub struct Objects {
-    objects: Arc<Mutex<BTreeMap<(Kind, String, String), Mirrored>>>,
+    objects: Arc<Mutex<BTreeMap<Key, Mirrored>>>,
 }
 
 impl Objects {
@@ -167,7 +170,7 @@ impl Objects {
     /// The objects of a kind.
     pub fn of(&self, kind: Kind, namespace: &str) -> Vec<Mirrored> {
         let objects = self.objects.lock().expect("lock");
-        let of = |k: &(Kind, String, String)| k.0 == kind && (namespace.is_empty() || k.1 == namespace);
+        let of = |k: &Key| k.0 == kind && (namespace.is_empty() || k.1 == namespace);
         objects.iter().filter(|(k, _)| of(k)).map(|(_, o)| o.clone()).collect()
     }
 }
