@@ -19,7 +19,7 @@ use futures::future::BoxFuture;
 use history::*;
 use opentiger::controller::mirror::{Bounds, Mirror, Mirrored};
 use opentiger::crd::{BlockReason, RunPhase, Task, TaskPhase};
-use opentiger::http_api::auth::access;
+use opentiger::http_api::auth::{Access, access};
 use opentiger::http_api::state::ApiState;
 use opentiger::http_api::task_writer::TaskWriter;
 use opentiger::http_api::{ApiConfig, openapi, router, serve, state};
@@ -489,8 +489,11 @@ fn every_documented_route_has_an_access_rule() {
             routes += 1;
         }
     }
-    assert_eq!(routes, 11);
+    assert_eq!(routes, 13);
     assert!(access(&Method::DELETE, "/tasks/{id}").is_none());
+    let systems = |verb| Some(Access::Resource { verb, resource: "systems" });
+    assert_eq!(access(&Method::GET, "/config"), systems("get"));
+    assert_eq!(access(&Method::PATCH, "/config"), systems("patch"));
 }
 
 /// Makes Tasks as the API server would, without one.
