@@ -19,8 +19,7 @@ use futures::future::BoxFuture;
 use history::*;
 use opentiger::controller::mirror::{Bounds, Mirror, Mirrored};
 use opentiger::crd::{BlockReason, RunPhase, Task, TaskPhase};
-use opentiger::http_api::auth::access;
-use opentiger::http_api::edge::EdgeConfig;
+use opentiger::http_api::auth::{Access, access};
 use opentiger::http_api::state::ApiState;
 use opentiger::http_api::task_writer::TaskWriter;
 use opentiger::http_api::{ApiConfig, openapi, router, serve, state};
@@ -500,6 +499,9 @@ fn every_documented_route_has_an_access_rule() {
     }
     assert!(routes > 10);
     assert!(access(&Method::PUT, "/tasks/{id}").is_none());
+    let systems = |verb| Some(Access::Resource { verb, resource: "systems" });
+    assert_eq!(access(&Method::GET, "/config"), systems("get"));
+    assert_eq!(access(&Method::PATCH, "/config"), systems("patch"));
 }
 
 /// Makes Tasks as the API server would, without one.

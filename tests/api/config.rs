@@ -309,4 +309,14 @@ async fn several_who_save_at_once_all_have_their_way() {
     }
     let config = service.config().await;
     keys.iter().for_each(|(key, value)| assert_eq!(config[*key], *value, "{key}"));
+
+    // Three keys of one list, which is written as a whole.
+    let lanes = ["CONFLICT_LANE_MAX", "DOCSER_LANE_MAX", "FEATURE_LANE_MIN"];
+    for round in 20..40 {
+        let value = round.to_string();
+        let saves = lanes.map(|lane| service.save(json!({format!("DISPATCH_{lane}_SLOTS"): value})));
+        join_all(saves).await;
+        let config = service.config().await;
+        lanes.iter().for_each(|lane| assert_eq!(config[&format!("DISPATCH_{lane}_SLOTS")], value, "{lane}"));
+    }
 }
