@@ -138,14 +138,17 @@ impl Events {
         }
     }
 
-    /// The next event that is no heartbeat.
+    /// The next event that is no heartbeat; within 20 s.
     pub async fn event(&mut self) -> Option<Event> {
-        loop {
-            match self.next().await {
-                Some(event) if event.name == "heartbeat" => {}
-                other => return other,
+        let next = async {
+            loop {
+                match self.next().await {
+                    Some(event) if event.name == "heartbeat" => {}
+                    other => return other,
+                }
             }
-        }
+        };
+        tokio::time::timeout(Duration::from_secs(20), next).await.expect("an event within 20 s")
     }
 }
 
