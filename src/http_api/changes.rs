@@ -138,6 +138,13 @@ impl Client {
                         () = tokio::time::sleep(RETRY) => {}
                         () = self.outlet.gone() => return,
                     }
+                    // Whatever answers now may not be what was asked before.
+                    if let Ok(now) = here(&self.state).await {
+                        self.at = Position::at(&now);
+                        if !self.say("reset").await {
+                            return;
+                        }
+                    }
                 }
             }
         }

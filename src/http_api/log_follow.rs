@@ -233,7 +233,7 @@ impl Reader {
             let over = status(&self.state, self.run).await.is_some_and(|s| s != "running");
             let before = self.position;
             let done = match &api {
-                Some(api) => self.from_node(api, over).await,
+                Some(api) => self.read_node(api, over).await,
                 None => false,
             };
             if self.sender.is_closed() {
@@ -241,7 +241,7 @@ impl Reader {
             }
             if over {
                 if !done {
-                    self.from_archive().await;
+                    self.read_archive().await;
                 }
                 return;
             }
@@ -253,7 +253,7 @@ impl Reader {
 
     /// Sends what the node has after the position; until the container ends, unless the Run is `over`.
     /// Whether the log could be read to its end.
-    async fn from_node(&mut self, api: &Api<Pod>, over: bool) -> bool {
+    async fn read_node(&mut self, api: &Api<Pod>, over: bool) -> bool {
         let since = self.position.map(|p| p.at).max(self.bound);
         let lines = i64::try_from(self.lines).unwrap_or(i64::MAX);
         let parameters = LogParams {
@@ -290,7 +290,7 @@ impl Reader {
     }
 
     /// Sends what was kept after the position.
-    async fn from_archive(&mut self) {
+    async fn read_archive(&mut self) {
         let kept = logs::load(&self.state.pool, &self.state.namespace, self.run, Some(self.container)).await;
         let Some(log) = kept.ok().and_then(|logs| logs.into_iter().next()) else { return };
         let first = match self.position {

@@ -44,6 +44,8 @@ const PAGE: i64 = 200;
 const SKEW: SignedDuration = SignedDuration::from_mins(5);
 /// Time for reading; what has not been read then is left out.
 const DEADLINE: Duration = Duration::from_secs(15);
+/// Of it, time for nodes.
+const NODES_DEADLINE: Duration = Duration::from_secs(8);
 /// Bytes of one piece of the answer.
 const PIECE: usize = 64 * 1024;
 
@@ -110,8 +112,15 @@ pub async fn all(State(state): State<ApiState>, params: Params) -> Result<Respon
     let started = Instant::now();
     let mut found =
         Found { newest: Newest::new(wanted.limit, MAX_BYTES), sources: 0, unread: 0, late: false };
-    running(&state, &wanted, &mut found).await?;
-    operator(&state, &wanted, &mut found).await?;
+    let nodes = async {
+        running(&state, &wanted, &mut found).await?;
+        operator(&state, &wanted, &mut found).await
+    };
+    let read = tokio::time::timeout(NODES_DEADLINE, nodes).await;
+    match read {
+        Ok(read) => read?,
+        Err(_) => found.late = true,
+    }
     kept(&state, &wanted, &mut found, started).await?;
     Ok(respond(found, now, place))
 }

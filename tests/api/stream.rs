@@ -197,7 +197,14 @@ async fn with_the_database_away_the_stream_lives_and_then_says_reset() {
     proxy.mend();
     assert_eq!(events.event().await.expect("an event").name, "reset");
     write(&database, vec![row(1, 6)]).await;
-    assert_eq!(changes(&mut events, 1).await, [(uid(1).to_string(), 6)]);
+    // Both the listener and a client that was just catching up may say it.
+    let next = loop {
+        let event = events.event().await.expect("an event");
+        if event.name != "reset" {
+            break event;
+        }
+    };
+    assert_eq!(seen_in(&next), (uid(1).to_string(), 6));
 }
 
 #[tokio::test]
@@ -247,16 +254,15 @@ async fn many_clients_share_one_listener_and_a_slow_one_is_told() {
 #[ignore = "a measurement"]
 async fn rows_a_second_with_and_without_the_stream() {
     let database = Database::migrated().await;
-    let mut version = 0;
-    for (word, sql) in [
+    let steps = [
         ("warm-up", "SELECT 1"),
         ("with", "SELECT 1"),
         ("without", "ALTER TABLE tasks DISABLE TRIGGER USER"),
         ("with", "ALTER TABLE tasks ENABLE TRIGGER USER"),
         ("without", "ALTER TABLE tasks DISABLE TRIGGER USER"),
-    ] {
+    ];
+    for (version, (word, sql)) in (1..).zip(steps) {
         database.execute(sql).await;
-        version += 1;
         let batches: Vec<Vec<Row>> =
             (0..100u128).map(|b| (0..200).map(|n| row(b * 200 + n, version)).collect()).collect();
         let started = Instant::now();
