@@ -99,7 +99,7 @@ async fn deep_pages(client: &Client, url: &str) -> anyhow::Result<Vec<String>> {
         let mut cursor = String::new();
         for _ in 0..most {
             let page: Value = fetch(client, &format!("{filter}&limit=1000{cursor}")).await?.0;
-            let Some(next) = page["nextCursor"].as_str() else { break };
+            let Some(next) = page.get("nextCursor").and_then(Value::as_str) else { break };
             cursor = format!("&cursor={next}");
             pages.push(format!("{filter}&limit=100{cursor}"));
         }
@@ -125,8 +125,9 @@ async fn latencies(client: &Client, urls: &[String], member: &str) -> anyhow::Re
         let body = response.bytes().await?;
         samples.push(started.elapsed());
         let body: Value = serde_json::from_slice(&body)?;
-        let found = &body[member];
-        ensure!(found.is_object() || found.as_array().is_some_and(|a| !a.is_empty()), "{url}: nothing found");
+        let found = body.get(member);
+        let rows = found.and_then(Value::as_array);
+        ensure!(found.is_some() && rows.is_none_or(|a| !a.is_empty()), "{url}: nothing found");
     }
     Ok(samples)
 }
@@ -183,15 +184,13 @@ async fn ids(pool: &Pool) -> anyhow::Result<Vec<(Uuid, String, jiff::Timestamp)>
 /// Writes batches as the mirror does, at 500 rows a second. Returns how many rows it has changed.
 async fn keep_writing(pool: Pool, stop: CancellationToken) -> anyhow::Result<u64> {
     let ids = ids(&pool).await?;
-    let mut version: i64 = 1_000_000_000;
     let mut changed = 0;
     let mut turn = tokio::time::interval(WRITE_INTERVAL);
-    for batch in ids.chunks(WRITTEN_AT_ONCE).cycle() {
+    for (version, batch) in (1_000_000_000..).zip(ids.chunks(WRITTEN_AT_ONCE).cycle()) {
         tokio::select! {
             () = stop.cancelled() => break,
             _ = turn.tick() => {}
         }
-        version += 1;
         let rows: Vec<Row> = batch
             .iter()
             .map(|(uid, name, created)| Row::task(&task(*uid, name, *created, version)))
