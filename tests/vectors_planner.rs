@@ -240,7 +240,7 @@ fn planner_signature() {
         let hash = requirement::hash(text(&input["requirement"]));
         let head = text(&input["headSha"]);
         json!({
-            "signature": requirement::signature(&hash, &head, text(&input["repoUrl"]), text(&input["baseBranch"])),
+            "signature": requirement::signature(&hash, head, text(&input["repoUrl"]), text(&input["baseBranch"])),
             "requirementHash": hash,
             "repoHeadSha": head,
         })

@@ -61,7 +61,7 @@ pub async fn clean_up(
         dry_run,
         ..spec(OperationType::Cleanup, "system.cleanup")
     };
-    let carried = carry_out(kubernetes, identity, spec).await?;
+    let carried = carry_out(kubernetes, &identity, spec).await?;
     let count = |number: Option<i32>| number.unwrap_or(0);
     let body = Cleaned {
         cleaned: carried.going.is_none() && !dry_run,

@@ -99,7 +99,7 @@ pub async fn arm(
     Extension(identity): Extension<Identity>,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, ApiError> {
-    set(state.kubernetes()?, identity, OperationType::Arm, &body?).await
+    set(state.kubernetes()?, &identity, OperationType::Arm, &body?).await
 }
 
 /// Starts nothing any more; what runs finishes.
@@ -113,12 +113,12 @@ pub async fn disarm(
     Extension(identity): Extension<Identity>,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, ApiError> {
-    set(state.kubernetes()?, identity, OperationType::Disarm, &body?).await
+    set(state.kubernetes()?, &identity, OperationType::Disarm, &body?).await
 }
 
 async fn set(
     kubernetes: &Kubernetes,
-    identity: Identity,
+    identity: &Identity,
     type_: OperationType,
     body: &[u8],
 ) -> Result<Response, ApiError> {

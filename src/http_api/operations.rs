@@ -17,11 +17,6 @@ use super::kubernetes::Kubernetes;
 use crate::crd::operation::OperationResult;
 use crate::crd::{Operation, OperationPhase, OperationSpec, OperationType};
 
-/// Who asks, as an Operation keeps it.
-pub fn requester(identity: Identity) -> String {
-    format!("HTTP API ({})", identity.word())
-}
-
 /// An Operation that was accepted and did not fail.
 #[derive(Debug)]
 pub struct Carried {
@@ -45,10 +40,10 @@ impl Carried {
 /// 409 `operation_failed` with its sentence, 503 `operator_unavailable` when nobody takes it up.
 pub async fn carry_out(
     kubernetes: &Kubernetes,
-    identity: Identity,
+    identity: &Identity,
     spec: OperationSpec,
 ) -> Result<Carried, ApiError> {
-    let last = kubernetes.carry_out(spec, &requester(identity)).await?;
+    let last = kubernetes.carry_out(spec, &identity.name()).await?;
     carried(last)
 }
 

@@ -15,7 +15,7 @@ use utoipa::ToSchema;
 use super::auth::Identity;
 use super::error::ApiError;
 use super::kubernetes::Kubernetes;
-use super::operations::{Carried, carried, requester, spec, text};
+use super::operations::{Carried, carried, spec, text};
 use super::process_info::{Known, Objects, ProcessInfo, info};
 use super::processes::{OneProcess, START, arm, list, look, unlocked};
 use super::requirements::{self, Source};
@@ -71,7 +71,7 @@ impl From<Backlog> for StartCounts {
 /// Makes a plan now: from the requirement of the body, else from that of the System.
 pub async fn start(
     state: &ApiState,
-    identity: Identity,
+    identity: &Identity,
     body: &Map<String, Value>,
     known: &Known,
     objects: Objects,
@@ -90,7 +90,7 @@ pub async fn start(
     if let Some(source) = &source {
         requirements::store(kubernetes, source).await?;
     }
-    let replan = kubernetes.carry_out(spec(OperationType::Replan, START), &requester(identity)).await?;
+    let replan = kubernetes.carry_out(spec(OperationType::Replan, START), &identity.name()).await?;
     let replan = match replan.phase() {
         OperationPhase::Failed if !has_begun_by_itself(kubernetes, &replan, &wanted, asked_at).await? => {
             let status = replan.status.unwrap_or_default();
@@ -115,7 +115,7 @@ pub async fn start(
 }
 
 /// What the body says to plan from. `content` comes before `requirementPath`, which then only names it.
-fn source(identity: Identity, body: &Map<String, Value>) -> Result<Option<Source>, ApiError> {
+fn source(identity: &Identity, body: &Map<String, Value>) -> Result<Option<Source>, ApiError> {
     if body.contains_key("researchJobId") {
         let problem = "research jobs are not known here, leave it out";
         return Err(ApiError::invalid("researchJobId", problem));
@@ -126,7 +126,7 @@ fn source(identity: Identity, body: &Map<String, Value>) -> Result<Option<Source
         (None, _) => None,
     };
     // Whoever may start is not yet one who may change the settings.
-    if source.is_some() && identity == Identity::Kubernetes {
+    if source.is_some() && matches!(identity, Identity::Kubernetes(_)) {
         return Err(ApiError::forbidden(
             "a requirement is set by POST /system/requirements, which needs patch on systems.opentiger.dev; start the planner without one then",
         ));

@@ -171,7 +171,7 @@ pub async fn start(
     let target = match &known.kind {
         Kind::Database => return start_database(&state, known).await,
         Kind::Component(component::PLANNER) => {
-            return planner_start::start(&state, identity, &body, &known, objects).await;
+            return planner_start::start(&state, &identity, &body, &known, objects).await;
         }
         Kind::Component(name) => (*name).to_owned(),
         Kind::Agent { .. } => known.process.name.clone(),
@@ -182,11 +182,11 @@ pub async fn start(
     let mut going = None;
     if !already && !matches!(before.status, "idle") {
         let about = OperationSpec { target: Some(target.clone()), ..spec(OperationType::Start, START) };
-        going = carry_out(kubernetes, identity, about).await?.going;
+        going = carry_out(kubernetes, &identity, about).await?.going;
     }
     if !system.is_armed() {
         already = false;
-        let armed = arm(kubernetes, identity, &target).await?;
+        let armed = arm(kubernetes, &identity, &target).await?;
         going = going.or(armed.going);
     }
     let process = look(kubernetes, &known.process.name, (state.now)()).await?;
@@ -195,7 +195,7 @@ pub async fn start(
 }
 
 /// Arms the hatch because `process` was started.
-pub async fn arm(kubernetes: &Kubernetes, identity: Identity, process: &str) -> Result<Carried, ApiError> {
+pub async fn arm(kubernetes: &Kubernetes, identity: &Identity, process: &str) -> Result<Carried, ApiError> {
     carry_out(kubernetes, identity, spec(OperationType::Arm, format!("{START}: {process}"))).await
 }
 
@@ -272,7 +272,7 @@ pub async fn stop(
     }
     let target = Some(known.process.name.clone());
     let carried =
-        carry_out(kubernetes, identity, OperationSpec { target, ..spec(OperationType::Stop, STOP) }).await?;
+        carry_out(kubernetes, &identity, OperationSpec { target, ..spec(OperationType::Stop, STOP) }).await?;
     let process = look(kubernetes, &known.process.name, (state.now)()).await?;
     let operation = carried.going.clone();
     Ok(carried.answer(OneProcess { operation, ..OneProcess::new(process) }))
@@ -290,7 +290,7 @@ pub async fn stop_all(
 ) -> Result<Response, ApiError> {
     let kubernetes = state.kubernetes()?;
     let before = all(&observe(kubernetes, None).await?, (state.now)());
-    let carried = carry_out(kubernetes, identity, spec(OperationType::StopAll, STOP_ALL)).await?;
+    let carried = carry_out(kubernetes, &identity, spec(OperationType::StopAll, STOP_ALL)).await?;
     let runs = |process: &ProcessInfo| process.supports_stop && process.status == "running";
     let (stopped, skipped): (Vec<_>, Vec<_>) = before.into_iter().partition(runs);
     let names = |list: Vec<ProcessInfo>| list.into_iter().map(|process| process.name).collect();

@@ -28,15 +28,10 @@ const BARE: &str = "x-api-key: bare-canary-5f3b\r\n";
 
 fn edge(database: &Database, keys: Option<&tempfile::NamedTempFile>, edge: EdgeConfig) -> Router {
     let config = ApiConfig {
-        listen: ([127, 0, 0, 1], 0).into(),
-        namespace: "security".into(),
-        database: DatabaseConfig::new(&database.url, "test-api"),
         api_keys_file: keys.map(|file| file.path().into()),
-        kubernetes_auth: false,
         insecure_no_auth: keys.is_none(),
-        client: None,
         edge,
-        now: jiff::Timestamp::now,
+        ..ApiConfig::new("security", DatabaseConfig::new(&database.url, "test-api"))
     };
     router(state(&config).expect("state"))
 }
@@ -224,14 +219,8 @@ async fn open_mode_stays_on_this_machine_and_serves_no_foreign_page() {
 
     let config = ApiConfig {
         listen: ([0, 0, 0, 0], 0).into(),
-        namespace: "security".into(),
-        database: DatabaseConfig::new(&database.url, "test-api"),
-        api_keys_file: None,
-        kubernetes_auth: false,
         insecure_no_auth: true,
-        client: None,
-        edge: EdgeConfig::default(),
-        now: jiff::Timestamp::now,
+        ..ApiConfig::new("security", DatabaseConfig::new(&database.url, "test-api"))
     };
     let error = state(&config).map(drop).expect_err("refused").to_string();
     assert!(error.contains("--insecure-listen-anywhere") && error.contains("127.0.0.1"), "{error}");

@@ -3,7 +3,6 @@
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Method, Request};
-use opentiger::http_api::edge::EdgeConfig;
 use opentiger::http_api::{ApiConfig, router, state};
 use opentiger::postgres::DatabaseConfig;
 use serde_json::{Value, json};

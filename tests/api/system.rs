@@ -274,14 +274,9 @@ async fn a_stop_queues_the_task_at_no_cost_is_durable_and_a_start_follows_at_onc
 
 fn another_api(service: &Service) -> axum::Router {
     let config = ApiConfig {
-        listen: ([127, 0, 0, 1], 0).into(),
-        namespace: service.world.name.clone(),
-        database: DatabaseConfig::new(&service.database.url, "test-api-2"),
-        api_keys_file: None,
-        kubernetes_auth: false,
         insecure_no_auth: true,
         client: Some(service.world.client.clone()),
-        now: jiff::Timestamp::now,
+        ..ApiConfig::new(service.world.name.clone(), DatabaseConfig::new(&service.database.url, "test-api-2"))
     };
     router(state(&config).expect("state"))
 }

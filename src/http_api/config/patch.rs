@@ -25,6 +25,7 @@ use super::get::{observe, shown};
 use super::key::{Component, Home, Key};
 use super::{secrets, table};
 use crate::crd::{OperationPhase, OperationSpec, OperationType};
+use crate::http_api::auth::Identity;
 use crate::http_api::error::{ApiError, ErrorBody};
 use crate::http_api::kubernetes::Kubernetes;
 use crate::http_api::state::ApiState;
@@ -79,6 +80,7 @@ pub struct Refused {
         (status = 413, body = ErrorBody), (status = 503, body = ErrorBody)))]
 pub async fn patch(
     State(state): State<ApiState>,
+    identity: Identity,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<ConfigUpdated>, ApiError> {
     let (wanted, unknown) = known(updates(&body?)?);
@@ -86,7 +88,7 @@ pub async fn patch(
     let secret = state.config_secret.as_deref();
     let mut saving = Saving { kubernetes, wanted, applied: BTreeSet::new(), refused: unknown };
     saving.settle(Part::System).await?;
-    saving.switch_components().await?;
+    saving.switch_components(&identity).await?;
     saving.settle(Part::Pools).await?;
     saving.store_secrets(secret).await?;
     let (live, set) = futures::try_join!(observe(kubernetes), secrets::set_keys(kubernetes, secret))?;
@@ -234,17 +236,17 @@ impl Saving<'_> {
     }
 
     /// Stops and starts components, all at once: an Operation may take its time.
-    async fn switch_components(&mut self) -> Result<(), ApiError> {
+    async fn switch_components(&mut self, identity: &Identity) -> Result<(), ApiError> {
         let (_, draft) = self.plan().await?;
         let kubernetes = self.kubernetes;
         let ends = draft.latches.iter().map(|(key, component, on)| async move {
             let spec = OperationSpec {
                 type_: if *on { OperationType::Start } else { OperationType::Stop },
                 target: Some((*component).to_owned()),
-                reason: format!("{} was set to {on}", key.name),
+                reason: format!("PATCH /config: {} was set to {on}", key.name),
                 ..OperationSpec::default()
             };
-            (*key, kubernetes.carry_out(spec, "PATCH /config").await)
+            (*key, kubernetes.carry_out(spec, &identity.name()).await)
         });
         for (key, end) in futures::future::join_all(ends).await {
             let operation = match end {
