@@ -25,7 +25,6 @@ use kube::{Client, ResourceExt};
 use opentiger::controller::logs::{Error as LogError, archive};
 use opentiger::controller::mirror::{Bounds, Kind, Kubernetes, Mirror, Mirrored};
 use opentiger::crd::Task;
-use opentiger::http_api::edge::EdgeConfig;
 use opentiger::http_api::{ApiConfig, router, state};
 use opentiger::postgres::DatabaseConfig;
 use postgres::{Database, eventually};

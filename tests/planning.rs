@@ -24,7 +24,6 @@ use opentiger::crd::pool::{ExecutorType, MockExecutor};
 use opentiger::crd::run::TaskRef;
 use opentiger::crd::wire::{API_AUDIENCE, ContainerResult, Outcome};
 use opentiger::crd::{GoDuration, Purpose, Run, RunSpec, System, Task, labels};
-use opentiger::http_api::edge::EdgeConfig;
 use opentiger::http_api::{ApiConfig, router, state};
 use opentiger::postgres::DatabaseConfig;
 use opentiger::runner::exchange;
