@@ -133,10 +133,14 @@ pub async fn read(stream: &mut TcpStream) -> Raw {
     Raw { status, text }
 }
 
-/// Whether everything is there that `content-length` announces.
+/// Whether everything is there that `content-length` announces; of a stream, the head.
 fn complete(bytes: &[u8]) -> bool {
     let text = String::from_utf8_lossy(bytes);
     let Some((head, body)) = text.split_once("\r\n\r\n") else { return false };
+    // A stream has no end.
+    if head.contains("content-type: text/event-stream") {
+        return true;
+    }
     let length = head.lines().find_map(|l| l.strip_prefix("content-length: ")?.parse::<usize>().ok());
     length.is_some_and(|length| body.len() >= length)
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
-use axum::http::{HeaderMap, Method, Request};
+use axum::http::{HeaderMap, Method, Request, Response};
 use opentiger::http_api::access::{Access, Scope, access, scope};
 use opentiger::http_api::edge::EdgeConfig;
 use opentiger::http_api::peer::Socket;
@@ -43,6 +43,23 @@ fn keys() -> tempfile::NamedTempFile {
 }
 
 /// Sends one request with these headers from this address.
+/// The answer's head; its body may be a stream that has no end.
+async fn ask(
+    router: &Router,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    from: &str,
+) -> Response<Body> {
+    let mut request = Request::builder().method(method).uri(path);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let mut request = request.body(Body::empty()).expect("request");
+    request.extensions_mut().insert(Socket(from.parse::<IpAddr>().expect("address")));
+    router.clone().oneshot(request).await.expect("infallible")
+}
+
 async fn send(
     router: &Router,
     method: &str,
@@ -50,14 +67,7 @@ async fn send(
     headers: &[(&str, &str)],
     from: &str,
 ) -> (u16, HeaderMap, Value) {
-    let mut request = Request::builder().method(method).uri(path);
-    for (name, value) in headers {
-        request = request.header(*name, *value);
-    }
-    let mut request = request.body(Body::empty()).expect("request");
-    request.extensions_mut().insert(Socket(from.parse::<IpAddr>().expect("address")));
-    let response = router.clone().oneshot(request).await.expect("infallible");
-    let (parts, body) = response.into_parts();
+    let (parts, body) = ask(router, method, path, headers, from).await.into_parts();
     let bytes = to_bytes(body, 16 << 20).await.expect("body");
     (parts.status.as_u16(), parts.headers, serde_json::from_slice(&bytes).unwrap_or(Value::Null))
 }
@@ -84,7 +94,7 @@ async fn every_route_needs_a_caller_and_the_scope_of_its_row() {
     for (method, route, path) in every_route() {
         let access = access(&method, &route).unwrap_or_else(|| panic!("{method} {route} has no row"));
         let ask = async |headers: &[(&str, &str)]| {
-            send(&router, method.as_str(), &path, headers, "192.0.2.1").await.0
+            ask(&router, method.as_str(), &path, headers, "192.0.2.1").await.status().as_u16()
         };
         let Some(needed) = scope(&method, &route, access) else {
             let free = matches!(access, Access::Open) && route != "/tasks";

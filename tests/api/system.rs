@@ -135,7 +135,7 @@ async fn a_start_arms_the_hatch_and_a_second_one_says_that_it_runs() {
         (&hatch["armed"], &hatch["reason"]),
         (&json!(true), &json!("system.process.start: dispatcher"))
     );
-    assert_eq!(hatch["by"], json!("HTTP API (none)"));
+    assert_eq!(hatch["by"], json!("anonymous"));
     let before = operations(&service).await.len();
     let again = start(&service, "dispatcher").await;
     assert_eq!(again.ok()["alreadyRunning"], json!(true));
