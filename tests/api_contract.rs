@@ -34,7 +34,7 @@ use tower::ServiceExt;
 fn config(database: &Database) -> ApiConfig {
     ApiConfig {
         insecure_no_auth: true,
-        ..ApiConfig::new(NAMESPACE, DatabaseConfig::new(&database.url, "test-api"))
+        ..ApiConfig::new(NAMESPACE, DatabaseConfig::new(&database.url, "test-api"), jiff::Timestamp::now)
     }
 }
 

@@ -68,7 +68,7 @@ fn config(database: &Database, client: &Client, namespace: &str) -> ApiConfig {
     ApiConfig {
         insecure_no_auth: true,
         client: Some(client.clone()),
-        ..ApiConfig::new(namespace, DatabaseConfig::new(&database.url, "test-api"))
+        ..ApiConfig::new(namespace, DatabaseConfig::new(&database.url, "test-api"), jiff::Timestamp::now)
     }
 }
 

@@ -52,7 +52,7 @@ async fn a_log_of_one_gib_needs_no_memory() {
     let config = ApiConfig {
         insecure_no_auth: true,
         client: Some(client.clone()),
-        ..ApiConfig::new(NAMESPACE, DatabaseConfig::new(&database.url, "test-api"))
+        ..ApiConfig::new(NAMESPACE, DatabaseConfig::new(&database.url, "test-api"), jiff::Timestamp::now)
     };
     let router = router(state(&config).expect("state"));
 

@@ -275,6 +275,7 @@ async fn a_run_s_pod_hands_its_plan_over_and_nobody_else_can() {
         ..ApiConfig::new(
             namespace.clone(),
             DatabaseConfig::new("postgres://nobody@127.0.0.1:1/none", "test-plans"),
+            jiff::Timestamp::now,
         )
     };
     let url = serve(router(state(&config).expect("state"))).await;

@@ -128,7 +128,7 @@ pub struct ApiConfig {
 
 impl ApiConfig {
     /// Everything off that can be: on any port of loopback, nobody is let in, it only reads.
-    pub fn new(namespace: impl Into<String>, database: DatabaseConfig) -> Self {
+    pub fn new(namespace: impl Into<String>, database: DatabaseConfig, now: fn() -> Timestamp) -> Self {
         Self {
             listen: ([127, 0, 0, 1], 0).into(),
             namespace: namespace.into(),
@@ -140,7 +140,7 @@ impl ApiConfig {
             client: None,
             operator_pods: None,
             edge: EdgeConfig::default(),
-            now: Timestamp::now,
+            now,
         }
     }
 }

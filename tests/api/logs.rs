@@ -36,7 +36,7 @@ impl Fixture {
         let mut config = ApiConfig {
             insecure_no_auth: true,
             client: Some(node.client()),
-            ..ApiConfig::new(NAMESPACE, DatabaseConfig::new(&database.url, "test-api"))
+            ..ApiConfig::new(NAMESPACE, DatabaseConfig::new(&database.url, "test-api"), jiff::Timestamp::now)
         };
         settings(&mut config);
         Self { router: router(state(&config).expect("state")), database, node }

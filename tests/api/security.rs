@@ -31,7 +31,7 @@ fn edge(database: &Database, keys: Option<&tempfile::NamedTempFile>, edge: EdgeC
         api_keys_file: keys.map(|file| file.path().into()),
         insecure_no_auth: keys.is_none(),
         edge,
-        ..ApiConfig::new("security", DatabaseConfig::new(&database.url, "test-api"))
+        ..ApiConfig::new("security", DatabaseConfig::new(&database.url, "test-api"), jiff::Timestamp::now)
     };
     router(state(&config).expect("state"))
 }
@@ -230,7 +230,7 @@ async fn open_mode_stays_on_this_machine_and_serves_no_foreign_page() {
     let config = ApiConfig {
         listen: ([0, 0, 0, 0], 0).into(),
         insecure_no_auth: true,
-        ..ApiConfig::new("security", DatabaseConfig::new(&database.url, "test-api"))
+        ..ApiConfig::new("security", DatabaseConfig::new(&database.url, "test-api"), jiff::Timestamp::now)
     };
     let error = state(&config).map(drop).expect_err("refused").to_string();
     assert!(error.contains("--insecure-listen-anywhere") && error.contains("127.0.0.1"), "{error}");

@@ -46,7 +46,11 @@ impl Service {
         let mut config = ApiConfig {
             insecure_no_auth: true,
             client: Some(world.client.clone()),
-            ..ApiConfig::new(world.name.clone(), DatabaseConfig::new(&database.url, "test-api"))
+            ..ApiConfig::new(
+                world.name.clone(),
+                DatabaseConfig::new(&database.url, "test-api"),
+                jiff::Timestamp::now,
+            )
         };
         settings(&mut config);
         let router = router(state(&config).expect("state"));

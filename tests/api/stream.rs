@@ -19,7 +19,7 @@ use crate::postgres::{Database, eventually};
 fn replica(url: &str) -> Router {
     let config = ApiConfig {
         insecure_no_auth: true,
-        ..ApiConfig::new(NAMESPACE, DatabaseConfig::new(url, "test-stream"))
+        ..ApiConfig::new(NAMESPACE, DatabaseConfig::new(url, "test-stream"), jiff::Timestamp::now)
     };
     router(state(&config).expect("state"))
 }

@@ -276,7 +276,11 @@ fn another_api(service: &Service) -> axum::Router {
     let config = ApiConfig {
         insecure_no_auth: true,
         client: Some(service.world.client.clone()),
-        ..ApiConfig::new(service.world.name.clone(), DatabaseConfig::new(&service.database.url, "test-api-2"))
+        ..ApiConfig::new(
+            service.world.name.clone(),
+            DatabaseConfig::new(&service.database.url, "test-api-2"),
+            jiff::Timestamp::now,
+        )
     };
     router(state(&config).expect("state"))
 }

@@ -63,7 +63,10 @@ fn as_user(database: &Database, user: &str) -> DatabaseConfig {
 }
 
 async fn status(pool_of: &DatabaseConfig, path: &str) -> u16 {
-    let config = ApiConfig { insecure_no_auth: true, ..ApiConfig::new(NAMESPACE, pool_of.clone()) };
+    let config = ApiConfig {
+        insecure_no_auth: true,
+        ..ApiConfig::new(NAMESPACE, pool_of.clone(), jiff::Timestamp::now)
+    };
     let router = router(state(&config).expect("state"));
     let request = Request::get(path).body(Body::empty()).expect("request");
     router.oneshot(request).await.expect("an answer").status().as_u16()

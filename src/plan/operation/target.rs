@@ -141,4 +141,22 @@ mod tests {
             assert_eq!(Target::parse(given).ok().map(|t| t.name()).as_deref(), name, "{given}");
         }
     }
+
+    #[test]
+    fn process_names_are_those_of_the_original() {
+        let rows = |name: &str| -> Vec<serde_json::Value> {
+            let path = format!("{}/tests/vectors/{name}.json", env!("CARGO_MANIFEST_DIR"));
+            serde_json::from_str(&std::fs::read_to_string(path).expect("vectors")).expect("vectors")
+        };
+        for row in rows("process_names") {
+            let got = process(row["input"].as_str().unwrap()).map(|p| {
+                serde_json::json!({"name": p.name, "label": p.label, "description": p.description,
+                    "group": p.group, "kind": p.kind, "supportsStop": p.supports_stop, "autoRestart": p.auto_restart})
+            });
+            assert_eq!(got.unwrap_or_default(), row["output"], "{}", row["input"]);
+        }
+        for row in rows("process_list") {
+            assert_eq!(serde_json::json!(LISTED), row["output"]);
+        }
+    }
 }

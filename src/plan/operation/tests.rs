@@ -2,7 +2,6 @@
 
 use proptest::prelude::*;
 
-use super::target::{LISTED, process};
 use super::world::{World, over};
 use super::*;
 use crate::crd::operation::OperationResult;
@@ -406,24 +405,6 @@ fn preflight_counts_and_recommends_and_changes_nothing() {
     let advice = found.recommendations;
     assert!(advice.start_dispatcher && advice.start_cycle_manager && !advice.start_judge);
     assert_eq!((advice.worker_count, advice.judge_count), (2, 0));
-}
-
-#[test]
-fn process_names_are_those_of_the_original() {
-    let rows = |name: &str| -> Vec<serde_json::Value> {
-        let path = format!("{}/tests/vectors/{name}.json", env!("CARGO_MANIFEST_DIR"));
-        serde_json::from_str(&std::fs::read_to_string(path).expect("vectors")).expect("vectors")
-    };
-    for row in rows("process_names") {
-        let got = process(row["input"].as_str().unwrap()).map(|p| {
-            serde_json::json!({"name": p.name, "label": p.label, "description": p.description,
-                "group": p.group, "kind": p.kind, "supportsStop": p.supports_stop, "autoRestart": p.auto_restart})
-        });
-        assert_eq!(got.unwrap_or_default(), row["output"], "{}", row["input"]);
-    }
-    for row in rows("process_list") {
-        assert_eq!(serde_json::json!(LISTED), row["output"]);
-    }
 }
 
 /// What a schedule may do between the steps of the Operations.
