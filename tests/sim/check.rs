@@ -95,7 +95,9 @@ impl Checker {
     /// What no operator may ever do to an object.
     fn by_operator(&mut self, commit: &Commit) {
         let (Some(old), Some(new)) = (&commit.old, &commit.new) else {
-            if commit.new.is_none() && !matches!(commit.kind, Kind::Pod | Kind::Run) {
+            let may = matches!(commit.kind, Kind::Pod | Kind::Run)
+                || (matches!(commit.kind, Kind::Task | Kind::Operation) && self.cleans_up());
+            if commit.new.is_none() && !may {
                 self.fail("S16", format!("an operator deletes a {:?}", commit.kind));
             }
             if let Some(new) = &commit.new

@@ -112,6 +112,14 @@ impl Checker {
         }
     }
 
+    /// Whether somebody has asked for everything to be removed, and it is in progress.
+    pub fn cleans_up(&self) -> bool {
+        self.operations.values().any(|o| {
+            let asked = o.spec.type_ == OperationType::Cleanup && !o.spec.dry_run;
+            asked && o.phase() == OperationPhase::Running
+        })
+    }
+
     /// What existed when a clean-up was asked for is gone with its Runs; System and pools are there.
     fn all_is_removed(&mut self, name: &str, operation: &Operation) {
         if operation.spec.dry_run {
