@@ -45,6 +45,7 @@ struct Hatch {
 }
 
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = HatchChange)]
 struct Change {
     /// `armed` or `disarmed`.
     state: String,

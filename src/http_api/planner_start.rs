@@ -34,6 +34,8 @@ pub struct PlannerRefused {
     /// The planner, when it is running.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub process: Option<ProcessInfo>,
+    /// Only of a planner.
+    #[schema(required = false)]
     pub counts: StartCounts,
 }
 

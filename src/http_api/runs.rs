@@ -249,8 +249,8 @@ pub async fn stats(State(state): State<ApiState>) -> Result<Json<RunStats>, ApiE
 #[utoipa::path(get, path = "/runs/{id}", tag = "runs",
     params(("id" = String, Path, description = "uid of the Run"),
         ("includeDeleted" = Option<bool>, Query, description = "also if it was deleted")),
-    responses((status = 200, body = OneRun), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody),
-        (status = 404, body = ErrorBody), (status = 503, body = ErrorBody)))]
+    responses((status = 200, body = OneRun), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
+        (status = 403, body = ErrorBody), (status = 404, body = ErrorBody), (status = 503, body = ErrorBody)))]
 pub async fn get(
     State(state): State<ApiState>,
     Path(id): Path<String>,
