@@ -13,7 +13,8 @@ use super::run::until;
 use super::system;
 use crate::cluster::write::Created;
 use crate::cluster::{Cached, Error, Key, Store};
-use crate::crd::{AgentPool, Operation, OperationPhase, OperationStatus, PodFacts, Run, Task};
+use crate::crd::system as system_crd;
+use crate::crd::{AgentPool, Operation, OperationPhase, OperationStatus, PodFacts, Run, System, Task};
 use crate::plan::operation::{
     Doomed, DoomedKind, LOOK_AGAIN, Observed, OperationPlan, place, plan_operation,
 };
@@ -40,15 +41,23 @@ pub async fn reconcile(ctx: Arc<Context>, key: Key) -> Result<Action, Error> {
         return Ok(Action::After(NOT_SYNCED));
     }
     waiting.sort_by(|a, b| place(a).cmp(&place(b)));
+    if waiting.iter().any(|operation| operation.status.is_none()) {
+        refresh_system(&ctx, &key.namespace).await?;
+    }
     let mut result = Ok(Action::Await);
+    let mut world = World::observe(&ctx, &key.namespace);
     for operation in waiting {
+        let plan = world.plan(&ctx, &operation);
+        let acts = !matches!(plan, OperationPlan::Nothing | OperationPlan::Wait { until: _ });
         // One that cannot go on does not hold up a Disarm behind it.
-        // Anew for each: what the one before has changed is in force for this one.
-        let world = World::observe(&ctx, &key.namespace);
-        match step(&ctx, &world, &operation).await {
+        match carry_out(&ctx, &operation, plan).await {
             Ok(Some(after)) => result = result.map(|action| sooner(action, after)),
             Ok(None) => {}
             Err(error) => result = Err(error),
+        }
+        if acts {
+            // While it wrote, others did: the next one decides on what there is then.
+            world = World::observe(&ctx, &key.namespace);
         }
     }
     result
@@ -59,6 +68,15 @@ fn sooner(action: Action, after: Duration) -> Action {
         Action::Await => Action::After(after),
         Action::After(other) => Action::After(other.min(after)),
     }
+}
+
+/// Reads the System from the API server into the cache. Whoever edits it and then asks for something
+/// means the edited one, while the watch of Operations may be ahead of that of Systems.
+async fn refresh_system(ctx: &Context, namespace: &str) -> Result<(), Error> {
+    if let Some(present) = ctx.writer.read::<System>(namespace, system_crd::NAME).await? {
+        ctx.systems.wrote(present);
+    }
+    Ok(())
 }
 
 /// Everything in a namespace.
@@ -80,6 +98,21 @@ impl World {
             pools: all(&ctx.pools, namespace),
         }
     }
+
+    /// The next step of an Operation.
+    fn plan(&self, ctx: &Context, operation: &Operation) -> OperationPlan {
+        let namespace = operation.key().namespace;
+        plan_operation(&Observed {
+            operation,
+            operations: &refs(&self.operations),
+            system: ctx.system(&namespace).as_deref(),
+            tasks: &refs(&self.tasks),
+            runs: &refs(&self.runs),
+            pods: &refs(&self.pods),
+            pools: &refs(&self.pools),
+            now: ctx.now(),
+        })
+    }
 }
 
 fn all<K: Cached>(store: &Store<K>, namespace: &str) -> Vec<Arc<K>> {
@@ -90,21 +123,14 @@ fn refs<K>(objects: &[Arc<K>]) -> Vec<&K> {
     objects.iter().map(AsRef::as_ref).collect()
 }
 
-/// One step of one Operation. Returns when to look again, `None`: when something changes.
-async fn step(ctx: &Context, world: &World, operation: &Operation) -> Result<Option<Duration>, Error> {
+/// Carries out one step of one Operation. Returns when to look again, `None`: when something changes.
+async fn carry_out(
+    ctx: &Context,
+    operation: &Operation,
+    plan: OperationPlan,
+) -> Result<Option<Duration>, Error> {
     let namespace = operation.key().namespace;
-    let system = ctx.system(&namespace);
-    let now = ctx.now();
-    let plan = plan_operation(&Observed {
-        operation,
-        operations: &refs(&world.operations),
-        system: system.as_deref(),
-        tasks: &refs(&world.tasks),
-        runs: &refs(&world.runs),
-        pods: &refs(&world.pods),
-        pools: &refs(&world.pools),
-        now,
-    });
+    let (system, now) = (ctx.system(&namespace), ctx.now());
     match plan {
         OperationPlan::Nothing => Ok(None),
         OperationPlan::Wait { until: at } => Ok(Some(until(at, now))),

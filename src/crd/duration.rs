@@ -28,29 +28,44 @@ impl GoDuration {
         if rest.is_empty() {
             return None;
         }
-        let mut millis = 0f64;
+        let mut nanos = 0u128;
         while !rest.is_empty() {
             let digits = rest.find(|c: char| !(c.is_ascii_digit() || c == '.'))?;
             let (number, tail) = rest.split_at(digits);
             let unit = tail.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(tail.len());
             let (unit, tail) = tail.split_at(unit);
             let scale = match unit {
-                "ms" => 1.0,
-                "s" => 1_000.0,
-                "m" => 60_000.0,
-                "h" => 3_600_000.0,
+                "ms" => 1_000_000,
+                "s" => 1_000_000_000,
+                "m" => 60_000_000_000,
+                "h" => 3_600_000_000_000,
                 _ => return None,
             };
-            millis += number.parse::<f64>().ok()? * scale;
+            nanos = nanos.checked_add(scaled(number, scale)?)?;
             rest = tail;
         }
-        Duration::try_from_secs_f64(millis / 1_000.0).ok()
+        let rest = u32::try_from(nanos % 1_000_000_000).ok()?;
+        Some(Duration::new(u64::try_from(nanos / 1_000_000_000).ok()?, rest))
     }
 
     /// The duration, or `default` when absent or unreadable.
     pub fn or(value: Option<&Self>, default: Duration) -> Duration {
         value.and_then(Self::parse).unwrap_or(default)
     }
+}
+
+/// A decimal number times `scale`, exact down to a whole nanosecond.
+fn scaled(number: &str, scale: u128) -> Option<u128> {
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    if whole.is_empty() && fraction.is_empty() {
+        return None;
+    }
+    let digits = |text: &str| if text.is_empty() { Some(0) } else { text.parse::<u128>().ok() };
+    // More digits than a nanosecond of an hour has say nothing.
+    let fraction = fraction.get(..fraction.len().min(18)).filter(|_| !fraction.contains('.'))?;
+    let places = 10u128.checked_pow(u32::try_from(fraction.len()).ok()?)?;
+    let part = digits(fraction)?.checked_mul(scale)? / places;
+    digits(whole)?.checked_mul(scale)?.checked_add(part)
 }
 
 #[cfg(test)]
@@ -64,7 +79,10 @@ mod tests {
         assert_eq!(ms("1h30m"), Some(5_400_000));
         assert_eq!(ms("1.5s"), Some(1_500));
         assert_eq!(ms("250ms"), Some(250));
-        for bad in ["", "5", "-5m", "5d", "m", "1h-3m", "1..5s"] {
+        assert_eq!(ms("86399999ms"), Some(86_399_999), "no millisecond is lost");
+        assert_eq!(ms("2.345s"), Some(2_345));
+        assert_eq!((ms(".5s"), ms("1.s")), (Some(500), Some(1_000)));
+        for bad in ["", ".s", "5", "-5m", "5d", "m", "1h-3m", "1..5s"] {
             assert_eq!(ms(bad), None, "{bad}");
         }
     }

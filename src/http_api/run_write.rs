@@ -6,7 +6,7 @@ use std::convert::Infallible;
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{Extension, Path, State};
+use axum::extract::{Path, State};
 use axum::http::HeaderMap;
 use serde::Deserialize;
 use utoipa::ToSchema;
@@ -19,7 +19,6 @@ use super::idempotency::Request;
 use super::kubernetes::outcome;
 use super::runs::{RunRow, find};
 use super::state::ApiState;
-use super::task_act::requester;
 use super::written;
 use crate::crd::operation::OperationRun;
 use crate::crd::words::snake;
@@ -98,7 +97,7 @@ pub async fn change(
 pub async fn cancel(
     State(state): State<ApiState>,
     Path(id): Path<String>,
-    identity: Option<Extension<Identity>>,
+    identity: Identity,
     headers: HeaderMap,
 ) -> Result<Json<RunRow>, ApiError> {
     let request = Request::read(&headers, &format!("/runs/{id}/cancel"))?;
@@ -123,7 +122,7 @@ pub async fn cancel(
         run_ref: Some(OperationRun { name: row.name.clone() }),
         ..OperationSpec::default()
     };
-    let by = requester(identity.as_deref());
+    let by = identity.name();
     let operation = kubernetes.carry_out_once(spec, &by, request.as_ref()).await?;
     let refused = outcome(&operation)?.err();
     let row = written::ended_run(&state, row.uid).await?;

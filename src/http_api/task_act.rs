@@ -2,7 +2,7 @@
 //! `DELETE /tasks/{id}`. The Task's controller does the work; here it is asked and waited for.
 
 use axum::Json;
-use axum::extract::{Extension, Path, State};
+use axum::extract::{Path, State};
 use axum::http::HeaderMap;
 use kube::ResourceExt;
 use kube::api::{DeleteParams, Preconditions};
@@ -66,7 +66,7 @@ pub struct Deleted {
 pub async fn retry(
     State(state): State<ApiState>,
     Path(id): Path<String>,
-    identity: Option<Extension<Identity>>,
+    identity: Identity,
     headers: HeaderMap,
 ) -> Result<Json<OneTask>, ApiError> {
     let request = Request::read(&headers, &format!("/tasks/{id}/retry"))?;
@@ -85,7 +85,7 @@ pub async fn retry(
     if !waits && !repeated {
         return Err(illegal(status.phase, TaskPhase::Queued));
     }
-    let by = requester(identity.as_deref());
+    let by = identity.name();
     Ok(Json(OneTask { task: carry_out(&state, &task, Act::Requeue, &by, request.as_ref()).await? }))
 }
 
@@ -134,11 +134,6 @@ pub fn illegal(from: TaskPhase, to: TaskPhase) -> ApiError {
         "illegal_transition",
         format!("status: a Task that is {} cannot become {}", snake(from.word()), snake(to.word())),
     )
-}
-
-/// Whom an Operation names as its requester.
-pub fn requester(identity: Option<&Identity>) -> String {
-    identity.map_or_else(|| "HTTP API".to_owned(), Identity::name)
 }
 
 /// Has `act` carried out on the Task and answers with its row after it.

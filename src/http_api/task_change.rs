@@ -6,7 +6,7 @@
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{Extension, Path, State};
+use axum::extract::{Path, State};
 use kube::api::{Patch, PatchParams};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -171,7 +171,7 @@ fn transition(from: TaskPhase, to: TaskPhase) -> Option<Transition> {
 pub async fn change(
     State(state): State<ApiState>,
     Path(id): Path<String>,
-    identity: Option<Extension<Identity>>,
+    identity: Identity,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<OneTask>, ApiError> {
     let change = Change::parse(&body?)?;
@@ -204,7 +204,7 @@ pub async fn change(
             written::task_that(&state, &task, |row| reached(&row.status)).await?
         }
         Transition::Act(act) => {
-            let by = task_act::requester(identity.as_deref());
+            let by = identity.name();
             task_act::carry_out(&state, &task, act, &by, None).await?
         }
     };

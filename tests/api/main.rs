@@ -22,6 +22,7 @@ mod world;
 mod agents;
 mod config;
 mod logs;
+mod overload;
 mod plans;
 mod process;
 mod runs;

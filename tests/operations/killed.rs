@@ -75,12 +75,21 @@ async fn stop_all_killed_at_any_request_and_taken_over_ends_in_the_same_state() 
     let requests = play(None).await;
     println!("{} requests: {requests:#?}", requests.len());
     assert!(requests.len() >= 8, "{requests:#?}");
-    let cases = (1..=requests.len())
-        .flat_map(|n| [Position::Before, Position::ReplyLost, Position::After].map(|position| (n, position)));
+    survives_every_kill(&requests, |n, position| play(Some((n, position)))).await;
+}
+
+/// Plays the same with the operator killed at each of these requests, in each position.
+pub async fn survives_every_kill<F>(requests: &[String], play: impl Fn(usize, Position) -> F)
+where
+    F: Future + Send + 'static,
+    F::Output: Send,
+{
+    let positions = [Position::Before, Position::ReplyLost, Position::After];
+    let cases = (1..=requests.len()).flat_map(|n| positions.map(|position| (n, position)));
     let failures: Vec<String> = futures::stream::iter(cases)
-        .map(|(n, position)| async move {
-            let played = tokio::spawn(play(Some((n, position)))).await;
-            played.err().map(|_| format!("killed {position:?} request {n}, see above"))
+        .map(|(n, position)| {
+            let played = tokio::spawn(play(n, position));
+            async move { played.await.err().map(|_| format!("killed {position:?} request {n}, see above")) }
         })
         .buffer_unordered(PARALLEL)
         .filter_map(async |failure| failure)

@@ -2,19 +2,17 @@
 
 use std::sync::Arc;
 
-use futures::StreamExt;
-use kube::ResourceExt;
+use kube::api::{Patch, PatchParams};
+use kube::{Api, ResourceExt};
 use opentiger::crd::pool::Role;
-use opentiger::crd::{OperationPhase, Task, labels};
+use opentiger::crd::{OperationPhase, System, Task, labels};
 use serde_json::json;
 
+use super::killed::survives_every_kill;
 use super::requests::{ask, carried_out, command, ended, message, says, system};
 use super::support::cluster::eventually;
 use super::support::proxy::Position;
 use super::world::{PATIENCE, World};
-
-/// Cases that run at once.
-const PARALLEL: usize = 6;
 
 async fn planner() -> World {
     let planner = json!({"enabled": true, "autoReplan": false, "requirement": "# Goal\n\nShip it\n"});
@@ -65,22 +63,29 @@ async fn play(kill: Option<(usize, Position)>) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_replan_asked_for_right_after_an_edit_plans_what_was_edited() {
+    let world = planner().await;
+    let member = world.operator("one").start().await;
+    carried_out(&world, json!({"type": "Stop", "target": "planner"})).await;
+    member.proxy.hold_watches("systems");
+    let edit = json!({"spec": {"planner": {"requirement": "# Goal\n\nShip the other\n"}}});
+    let systems: Api<System> = Api::namespaced(world.client.clone(), &world.name);
+    systems.patch("default", &PatchParams::default(), &Patch::Merge(edit)).await.expect("edited");
+    let name = ask(&world, json!({"type": "Replan"})).await;
+    let planned = world
+        .until("a Task plans", PATIENCE, |_| plans(&world).first().map(|plan| plan.spec.goal.clone()))
+        .await;
+    member.proxy.release();
+    assert!(planned.contains("Ship the other"), "{planned}");
+    assert_eq!(ended(&world, &name).await.phase(), OperationPhase::Succeeded);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_replan_killed_at_any_request_and_taken_over_makes_one_plan() {
     let requests = play(None).await;
     println!("{} requests: {requests:#?}", requests.len());
     assert!(requests.len() >= 4, "{requests:#?}");
-    let cases = (1..=requests.len())
-        .flat_map(|n| [Position::Before, Position::ReplyLost, Position::After].map(|position| (n, position)));
-    let failures: Vec<String> = futures::stream::iter(cases)
-        .map(|(n, position)| async move {
-            let played = tokio::spawn(play(Some((n, position)))).await;
-            played.err().map(|_| format!("killed {position:?} request {n}, see above"))
-        })
-        .buffer_unordered(PARALLEL)
-        .filter_map(async |failure| failure)
-        .collect()
-        .await;
-    assert!(failures.is_empty(), "{}\nof {requests:#?}", failures.join("\n"));
+    survives_every_kill(&requests, |n, position| play(Some((n, position)))).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,6 +10,7 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};
 use axum::response::Response;
+use futures::StreamExt;
 use kube::Client;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -72,6 +73,8 @@ struct Inner {
     stale: HashMap<String, Vec<u8>>,
     /// Until then no watch of Tasks, Runs and Pods delivers anything.
     lag_until: Option<Instant>,
+    /// The resource whose watches deliver nothing until [`Proxy::release`].
+    blind: Option<&'static str>,
 }
 
 /// A running proxy.
@@ -134,6 +137,20 @@ impl Proxy {
     pub fn hold_next_create(&self, resources: &[&str]) {
         self.gate.send_replace(false);
         self.inner.lock().unwrap().hold = resources.iter().map(ToString::to_string).collect();
+    }
+
+    /// Holds back what watches of `resource` deliver until [`Proxy::release`].
+    pub fn hold_watches(&self, resource: &'static str) {
+        self.gate.send_replace(false);
+        self.inner.lock().unwrap().blind = Some(resource);
+    }
+
+    /// Waits while the watch at `path` is held back.
+    async fn sees(&self, path: &str) {
+        let blind = self.inner.lock().unwrap().blind;
+        if blind.is_some_and(|resource| path.contains(&format!("/{resource}?"))) {
+            drop(self.gate.subscribe().wait_for(|open| *open).await);
+        }
     }
 
     /// Whether all that was to be held back is.
@@ -256,6 +273,16 @@ async fn forward(State(proxy): State<Proxy>, request: Request) -> Response {
             proxy.inner.lock().unwrap().recorded.entry(path).or_insert_with(|| bytes.to_vec());
             Response::from_parts(parts, Body::from(bytes))
         }
+        None if path.contains("watch=true") => reply.map(|body| {
+            let frames = Body::new(body).into_data_stream().then(move |frame| {
+                let (proxy, path) = (proxy.clone(), path.clone());
+                async move {
+                    proxy.sees(&path).await;
+                    frame
+                }
+            });
+            Body::from_stream(frames)
+        }),
         None => reply.map(Body::new),
     }
 }

@@ -224,9 +224,9 @@ fn whole(text: &str) -> Option<i64> {
     if plain { text.parse().ok() } else { None }
 }
 
-/// The nearest number of milliseconds: a duration is read through a fraction of seconds.
+/// Whole milliseconds.
 fn millis(duration: &GoDuration) -> Option<i64> {
-    duration.parse().and_then(|d: Duration| i64::try_from((d.as_nanos() + 500_000) / 1_000_000).ok())
+    duration.parse().and_then(|d: Duration| i64::try_from(d.as_millis()).ok())
 }
 
 /// Milliseconds as people write them: `90s`, `5m`, `1500ms`.
