@@ -41,7 +41,7 @@ pub async fn reconcile(ctx: Arc<Context>, key: Key) -> Result<Action, Error> {
         return Ok(Action::After(NOT_SYNCED));
     }
     waiting.sort_by(|a, b| place(a).cmp(&place(b)));
-    if waiting.iter().any(|operation| operation.status.is_none()) {
+    if waiting.iter().any(|operation| operation.is_new()) {
         refresh_system(&ctx, &key.namespace).await?;
     }
     let mut result = Ok(Action::Await);

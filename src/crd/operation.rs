@@ -347,6 +347,11 @@ impl Operation {
         self.status.as_ref().map_or(OperationPhase::Pending, |s| s.phase)
     }
 
+    /// Whether nothing has been decided about it yet: its status is still that of the schema's default.
+    pub fn is_new(&self) -> bool {
+        self.status.as_ref().is_none_or(|status| status.order.is_none())
+    }
+
     /// Its place in the order of creation. Before it was ever written to, its own resourceVersion is
     /// that place.
     pub fn order(&self) -> i64 {

@@ -21,6 +21,7 @@ mod world;
 
 mod agents;
 mod config;
+mod conformance;
 mod logs;
 mod overload;
 mod plans;

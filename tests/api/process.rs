@@ -41,13 +41,18 @@ impl Raw {
 impl Api {
     /// Starts it with these files of keys and webhook secrets, and more arguments.
     pub async fn start(database: &str, keys: &str, secrets: &str, more: &[&str]) -> Self {
+        Self::start_in(database, keys, secrets, &[&["--namespace", "security"], more].concat()).await
+    }
+
+    /// The same; the namespace is among the arguments.
+    pub async fn start_in(database: &str, keys: &str, secrets: &str, more: &[&str]) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let (key_file, secret_file) = (dir.path().join("keys"), dir.path().join("secrets"));
         std::fs::write(&key_file, keys).expect("written");
         std::fs::write(&secret_file, secrets).expect("written");
         let (address, log) = (free_address(), dir.path().join("log"));
         let child = Command::new(env!("CARGO_BIN_EXE_opentiger"))
-            .args(["api", "--listen", &address, "--namespace", "security", "--kubernetes-auth"])
+            .args(["api", "--listen", &address, "--kubernetes-auth"])
             .arg("--api-keys-file")
             .arg(key_file)
             .arg("--github-webhook-secret-file")

@@ -5,7 +5,7 @@
 package_of() {
   case $1 in
     bridge-plugin) echo containernetworking-plugins ;;
-    containerd | runc | buildah | mmdebstrap | iptables | git | jq | gcc | curl | python3 | openssh-client) echo "$1" ;;
+    containerd | runc | buildah | mmdebstrap | iptables | git | jq | gcc | curl | python3 | python3-venv | openssh-client) echo "$1" ;;
     static-libc) echo libc6-dev ;;
     initdb) echo postgresql ;;
     ip) echo iproute2 ;;
@@ -21,6 +21,7 @@ have() {
   case $1 in
     bridge-plugin) [ -x /usr/lib/cni/bridge ] || [ -x /opt/cni/bin/bridge ] ;;
     static-libc) [ -n "$(compgen -G '/usr/lib*/libc.a')$(compgen -G '/usr/lib/*/libc.a')" ] ;;
+    python3-venv) python3 -c 'import venv, ensurepip' 2>/dev/null ;;
     initdb) command -v initdb >/dev/null || [ -n "$(compgen -G '/usr/lib/postgresql/*/bin/initdb')" ] ;;
     *) command -v "$1" >/dev/null ;;
   esac

@@ -9,7 +9,7 @@ use opentiger::crd::{OperationPhase, System, Task, labels};
 use serde_json::json;
 
 use super::killed::survives_every_kill;
-use super::requests::{ask, carried_out, command, ended, message, says, system};
+use super::requests::{ask, carried_out, command, ended, get, message, says, system};
 use super::support::cluster::eventually;
 use super::support::proxy::Position;
 use super::world::{PATIENCE, World};
@@ -72,12 +72,15 @@ async fn a_replan_asked_for_right_after_an_edit_plans_what_was_edited() {
     let systems: Api<System> = Api::namespaced(world.client.clone(), &world.name);
     systems.patch("default", &PatchParams::default(), &Patch::Merge(edit)).await.expect("edited");
     let name = ask(&world, json!({"type": "Replan"})).await;
-    let planned = world
-        .until("a Task plans", PATIENCE, |_| plans(&world).first().map(|plan| plan.spec.goal.clone()))
-        .await;
+    eventually("it is decided on", || async {
+        get(&world, &name).await.filter(|operation| !operation.is_new())
+    })
+    .await;
     member.proxy.release();
+    let ended = ended(&world, &name).await;
+    assert_eq!(ended.phase(), OperationPhase::Succeeded, "{}", message(&ended));
+    let planned = plans(&world).first().map(|plan| plan.spec.goal.clone()).expect("a plan");
     assert!(planned.contains("Ship the other"), "{planned}");
-    assert_eq!(ended(&world, &name).await.phase(), OperationPhase::Succeeded);
 }
 
 #[tokio::test(flavor = "multi_thread")]
