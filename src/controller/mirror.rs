@@ -24,12 +24,14 @@ use super::mirror_repair::{self, Repair, Repaired};
 pub use super::mirrored::Mirrored;
 pub use crate::postgres::Kind;
 use crate::postgres::write::{self, StateChange, Writer};
-use crate::postgres::{Error, Pool, migrate};
+use crate::postgres::{Error, Pool, Row, migrate};
 
 /// First wait after a failed write; doubles up to `Bounds::max_backoff`.
 const MIN_BACKOFF: Duration = Duration::from_millis(100);
 /// How often it is looked whether the database went back, while nothing is written.
 const CHECK_EVERY: Duration = Duration::from_secs(10);
+/// Rows in one transaction.
+const PART_ROWS: usize = 250;
 /// Time to write what is left after the shutdown.
 const FLUSH_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -342,23 +344,30 @@ impl Mirror {
         }
     }
 
+    /// Writes a batch part by part. While Postgres works on one the rows of the next are made; after an
+    /// error all of it is written again.
     async fn write_batch(&self, batch: &[Pending], writer: &mut Writer) -> Result<(), Error> {
-        let pool = &self.shared.pool;
-        let mut rows = Vec::with_capacity(batch.len());
-        for pending in batch {
-            match pending.object.row() {
-                Ok(mut row) => {
-                    row.deleted = pending.deleted;
-                    rows.push(row);
-                }
-                Err(error) => {
-                    mirror_repair::park(pool, &pending.object, &error.to_string()).await?;
-                    self.shared.parked.fetch_add(1, Ordering::Relaxed);
-                }
+        let mut parts = batch.chunks(PART_ROWS);
+        let mut part = rows(parts.next().unwrap_or_default());
+        loop {
+            for (object, error) in &part.refused {
+                mirror_repair::park(&self.shared.pool, object, error).await?;
+                self.shared.parked.fetch_add(1, Ordering::Relaxed);
+            }
+            let following = parts.next();
+            let made = async { following.map(rows) };
+            let (written, next) = tokio::join!(biased; self.write_rows(&part.rows, writer), made);
+            written?;
+            match next {
+                Some(next) => part = next,
+                None => return Ok(()),
             }
         }
+    }
+
+    async fn write_rows(&self, rows: &[Row], writer: &mut Writer) -> Result<(), Error> {
         let started = Instant::now();
-        let written = write::write_as(pool, &rows, writer).await?;
+        let written = write::write_as(&self.shared.pool, rows, writer).await?;
         self.shared.batches.note(rows.len(), started.elapsed());
         self.shared.written.fetch_add(written.changed, Ordering::Relaxed);
         self.shared.parked.fetch_add(written.parked, Ordering::Relaxed);
@@ -368,6 +377,26 @@ impl Mirror {
     fn intake(&self) -> MutexGuard<'_, Intake> {
         self.shared.intake.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Rows of one transaction, and objects that have none, with the reason.
+struct Part<'a> {
+    rows: Vec<Row>,
+    refused: Vec<(&'a Mirrored, String)>,
+}
+
+fn rows(batch: &[Pending]) -> Part<'_> {
+    let mut part = Part { rows: Vec::with_capacity(batch.len()), refused: Vec::new() };
+    for pending in batch {
+        match pending.object.row() {
+            Ok(mut row) => {
+                row.deleted = pending.deleted;
+                part.rows.push(row);
+            }
+            Err(error) => part.refused.push((&pending.object, error.to_string())),
+        }
+    }
+    part
 }
 
 /// Puts unfinished work back, whatever ends it.

@@ -13,7 +13,7 @@ use crate::postgres::write::Stored;
 /// Bounds of the intake.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// Rows in one batch.
+    /// Changes taken on at once.
     pub batch: usize,
     /// Longest time a change waits for others to share its batch.
     pub delay: Duration,
@@ -34,8 +34,8 @@ pub struct Bounds {
 impl Default for Bounds {
     fn default() -> Self {
         Self {
-            batch: 500,
-            delay: Duration::from_millis(50),
+            batch: 1000,
+            delay: Duration::from_millis(20),
             objects: 20_000,
             tombstones: 10_000,
             uids: 500_000,

@@ -190,7 +190,7 @@ pub async fn list(State(state): State<ApiState>, params: Params) -> Result<Json<
 #[utoipa::path(get, path = "/tasks/{id}", tag = "tasks",
     params(("id" = String, Path, description = "uid of the Task"),
         ("includeDeleted" = Option<bool>, Query, description = "also if it was deleted")),
-    responses((status = 200, body = OneTask), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody),
+    responses((status = 200, body = OneTask), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody),
         (status = 404, body = ErrorBody), (status = 503, body = ErrorBody)))]
 pub async fn get(
     State(state): State<ApiState>,
