@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::manifest::Manifest;
 use super::exchange;
-use super::git::failure::CODE_ENVIRONMENT;
+use super::git::failure;
 use super::git::remote::{Remote, retry};
 use super::git::{FailureKind, Git, GitError, IDENTITY};
 use super::planning;
@@ -114,9 +114,7 @@ impl CheckoutError {
     pub fn into_result(self) -> ContainerResult {
         match self {
             Self::Git(error) => error.into_result(),
-            Self::File { .. } => {
-                ContainerResult::failure(Outcome::Failed, CODE_ENVIRONMENT, self.to_string())
-            }
+            Self::File { ref source, what: _ } => failure::of_file(&self.to_string(), source),
         }
     }
 }
