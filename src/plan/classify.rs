@@ -75,6 +75,7 @@ pub fn by_code(code: &str) -> Option<Classification> {
         | "repository_empty"
         | "base_branch_missing"
         | "repository_misconfigured"
+        | "submodule_refused"
         | "repository_host_not_trusted"
         | "branch_protected"
         | "push_refused" => BOOTSTRAP,

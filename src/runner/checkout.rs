@@ -8,6 +8,7 @@
 //! that `publish` can commit working files as they are.
 
 pub mod manifest;
+pub mod submodules;
 
 use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
@@ -82,6 +83,11 @@ impl Paths {
     /// What a reviewing agent is given; beside the checkout.
     pub fn review(&self) -> PathBuf {
         review::bundle::directory(&self.checkout)
+    }
+
+    /// Clones of the submodules.
+    pub fn submodules(&self) -> PathBuf {
+        self.repository.join("submodules")
     }
 
     /// What `checkout` found, for `publish`.
@@ -184,6 +190,7 @@ pub(super) fn clear(paths: &Paths) -> io::Result<()> {
 /// As [`clear`], for a Pod that has no workspace: only the trusted clone.
 pub(super) fn clear_clone(paths: &Paths) -> io::Result<()> {
     remove(&paths.git_dir())?;
+    remove(&paths.submodules())?;
     remove(&paths.private())?;
     fs::DirBuilder::new().mode(0o700).create(paths.private())
 }
@@ -313,7 +320,7 @@ pub(super) async fn working_clone(
         .args(["--quiet", "--force", "--no-track", "-B", &repository.branch, start])
         .run()
         .await?;
-    Ok(())
+    submodules::check_out(inputs, paths, bare, start, stop).await
 }
 
 /// Attributes that win over those of the repository: files are their blobs.

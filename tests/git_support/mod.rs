@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex};
 
 use opentiger::crd::Purpose;
 use opentiger::crd::run::{ReviewTarget, RunRepository, RunSpec, TaskRef};
+use opentiger::crd::system::Submodules;
 use opentiger::crd::wire::{ContainerResult, Inputs, Outcome, SCHEMA_VERSION};
 use opentiger::runner::checkout::{self, Paths};
 use opentiger::runner::{exchange, publish};
@@ -342,6 +343,7 @@ impl Pod {
             base_branch: "main".into(),
             branch: BRANCH.into(),
             credentials_secret_ref: None,
+            submodules: Submodules::Ignore,
         };
         let inputs = Inputs {
             schema_version: SCHEMA_VERSION,

@@ -23,6 +23,8 @@ pub enum FailureKind {
     Misconfigured,
     /// What is to be planned from is not there or not readable.
     RequirementUnusable,
+    /// A submodule is not on the repository's own server, or its commit is not there.
+    SubmoduleRefused,
     /// The server is not the one that the Secret or the trust store names.
     ServerNotTrusted,
     /// The name of the server has no address.
@@ -58,13 +60,14 @@ struct Ending(Outcome, &'static str, &'static str);
 
 impl FailureKind {
     /// All of them, in the order of the documentation.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::AuthenticationFailed,
         Self::RepositoryNotFound,
         Self::RepositoryEmpty,
         Self::BaseBranchMissing,
         Self::Misconfigured,
         Self::RequirementUnusable,
+        Self::SubmoduleRefused,
         Self::ServerNotTrusted,
         Self::HostUnknown,
         Self::Unreachable,
@@ -106,6 +109,11 @@ impl FailureKind {
                 Failed,
                 CODE_SETUP,
                 "Write the requirement into the file that planner.requirementPath names on the base branch, or name another file.",
+            ),
+            Self::SubmoduleRefused => Ending(
+                Failed,
+                "submodule_refused",
+                "Let .gitmodules name a repository on the repository's own server and a commit that is there, or set repository.submodules to Ignore.",
             ),
             Self::ServerNotTrusted => Ending(
                 Failed,

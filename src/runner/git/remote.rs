@@ -291,6 +291,20 @@ fn scheme(url: &str) -> Result<Scheme, GitError> {
     }
 }
 
+/// Whether both addresses are ones that may be used and of the same scheme, user, host and port.
+pub fn is_same_server(one: &str, other: &str) -> bool {
+    let server = |url: &str| {
+        scheme(url).ok()?;
+        let (protocol, rest) = match url.split_once("://") {
+            Some((protocol, rest)) => (protocol, rest.split('/').next()?),
+            None => ("ssh", url.split_once(':')?.0),
+        };
+        let (user, host) = rest.rsplit_once('@').unwrap_or(("", rest));
+        (!host.is_empty()).then(|| (protocol.to_lowercase(), user.to_string(), host.to_lowercase()))
+    };
+    server(one).is_some_and(|first| server(other) == Some(first))
+}
+
 fn read(directory: &Path, name: &str) -> Result<Option<Vec<u8>>, GitError> {
     match fs::read(directory.join(name)) {
         Ok(content) => Ok(Some(content)),

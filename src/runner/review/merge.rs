@@ -241,6 +241,7 @@ async fn push(
             | FailureKind::RepositoryEmpty
             | FailureKind::Misconfigured
             | FailureKind::RequirementUnusable
+            | FailureKind::SubmoduleRefused
             | FailureKind::ServerNotTrusted
             | FailureKind::HostUnknown
             | FailureKind::Unreachable
