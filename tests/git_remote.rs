@@ -11,6 +11,7 @@ use std::path::Path;
 use git_support::{BRANCH, Pod, Server, content, git, pushed};
 use opentiger::crd::run::TokenUsage;
 use opentiger::crd::wire::{ContainerResult, Outcome};
+use opentiger::runner::git::Git;
 
 const FILES: [(&str, &[u8], &[u8]); 3] = [
     ("100644", b"README.md", b"hello\n"),
@@ -105,11 +106,12 @@ async fn a_wrong_password_is_named_without_being_told() {
     server.behaviour.lock().expect("lock").basic = Some("robot:right".into());
     let pod = Pod::new(&server.url("app.git"));
     let missing = pod.checkout().await;
-    assert_eq!(missing.failure_code.as_deref(), Some("setup_or_bootstrap_issue"), "{}", missing.summary);
+    let refused = Some("repository_authentication_refused");
+    assert_eq!(missing.failure_code.as_deref(), refused, "{}", missing.summary);
     pod.credentials(SECRET, SECRET);
     let wrong = pod.checkout().await;
     assert_eq!(wrong.outcome, Outcome::Failed);
-    assert_eq!(wrong.failure_code.as_deref(), Some("setup_or_bootstrap_issue"));
+    assert_eq!(wrong.failure_code.as_deref(), refused);
     assert!(wrong.summary.contains("credentialsSecretRef"), "{}", wrong.summary);
     assert!(!wrong.summary.contains(SECRET), "{}", wrong.summary);
 }
@@ -144,6 +146,7 @@ async fn a_passing_fault_is_waited_out_and_a_lasting_one_is_the_clusters() {
     server.behaviour.lock().expect("lock").unavailable = 100;
     let result = Pod::new(&server.url("app.git")).checkout().await;
     assert_eq!(result.outcome, Outcome::Infra, "{}", result.summary);
+    assert_eq!(result.failure_code.as_deref(), Some("repository_unreachable"));
     assert_eq!(server.behaviour.lock().expect("lock").unavailable, 97, "three tries");
 }
 
@@ -152,20 +155,22 @@ async fn what_is_missing_on_the_server_is_told_apart() {
     let server = Server::start();
     server.create("empty.git");
     server.seed("app.git", &FILES);
-    let fails = async |url: String, base: &str, text: &str| {
+    let fails = async |url: String, base: &str, code: &str, text: &str| {
         let mut pod = Pod::new(&url);
         pod.inputs.spec.repository.base_branch = base.into();
         let result = pod.checkout().await;
         assert_eq!(result.outcome, Outcome::Failed, "{}", result.summary);
-        assert_eq!(result.failure_code.as_deref(), Some("setup_or_bootstrap_issue"), "{}", result.summary);
+        assert_eq!(result.failure_code.as_deref(), Some(code), "{}", result.summary);
         assert!(result.summary.contains(text), "{}", result.summary);
     };
-    fails(server.url("none.git"), "main", "Check the repository URL").await;
-    fails(server.url("empty.git"), "main", "no commit yet").await;
-    fails(server.url("app.git"), "develop", "there is main").await;
-    fails(server.url("app.git"), "main:refs/heads/x", "not a branch name").await;
-    fails(format!("http://robot:{SECRET}@{}/app.git", server.address), "main", "belong in the Secret").await;
-    fails("file:///etc".into(), "main", "neither https, http nor ssh").await;
+    fails(server.url("none.git"), "main", "repository_not_found", "Check the repository URL").await;
+    fails(server.url("empty.git"), "main", "repository_empty", "no commit yet").await;
+    fails(server.url("app.git"), "develop", "base_branch_missing", "there is main").await;
+    let unusable = "repository_misconfigured";
+    fails(server.url("app.git"), "main:refs/heads/x", unusable, "not a branch name").await;
+    let with_password = format!("http://robot:{SECRET}@{}/app.git", server.address);
+    fails(with_password, "main", unusable, "belong in the Secret").await;
+    fails("file:///etc".into(), "main", unusable, "neither https, http nor ssh").await;
 }
 
 #[tokio::test]
@@ -197,19 +202,51 @@ async fn somebody_elses_branch_is_never_overwritten() {
 }
 
 #[tokio::test]
-async fn a_refusing_hook_is_for_a_person() {
+async fn a_refused_push_says_whether_the_branch_is_protected() {
     let server = Server::start();
     let repository = server.seed("app.git", &FILES);
     let hook = repository.join("hooks/pre-receive");
     fs::create_dir_all(repository.join("hooks")).expect("directory");
-    fs::write(&hook, "#!/bin/sh\necho branch is protected >&2\nexit 1\n").expect("write");
-    fs::set_permissions(&hook, fs::Permissions::from_mode(0o755)).expect("chmod");
     let pod = Pod::new(&server.url("app.git"));
     pod.checked_out().await;
     pod.write("x", "x");
-    let result = pod.publish(Outcome::Success).await;
-    assert_eq!(result.failure_code.as_deref(), Some("setup_or_bootstrap_issue"), "{}", result.summary);
-    assert!(result.summary.contains("branch is protected"), "{}", result.summary);
+    for (said, code, next) in [
+        ("remote: no tabs, please", "push_refused", "relax the server's hook"),
+        ("GH006: Protected branch update failed for refs/heads/agent/x.", "branch_protected", "branchPrefix"),
+    ] {
+        fs::write(&hook, format!("#!/bin/sh\necho '{said}' >&2\nexit 1\n")).expect("write");
+        fs::set_permissions(&hook, fs::Permissions::from_mode(0o755)).expect("chmod");
+        let result = pod.publish(Outcome::Success).await;
+        assert_eq!(result.outcome, Outcome::Failed, "{}", result.summary);
+        assert_eq!(result.failure_code.as_deref(), Some(code), "{}", result.summary);
+        assert!(result.summary.contains(said) && result.summary.contains(next), "{}", result.summary);
+    }
+}
+
+#[tokio::test]
+async fn a_host_that_has_no_address_is_the_clusters_fault_and_named() {
+    // A label of more than 63 characters: no name server is asked.
+    let result = Pod::new(&format!("http://{}.invalid/app.git", "a".repeat(64))).checkout().await;
+    assert_eq!(result.outcome, Outcome::Infra, "{}", result.summary);
+    assert_eq!(result.failure_code.as_deref(), Some("repository_host_unknown"), "{}", result.summary);
+    assert!(result.summary.contains("the host in the repository URL"), "{}", result.summary);
+}
+
+#[tokio::test]
+async fn a_full_disk_is_named_whoever_meets_it() {
+    let server = Server::start();
+    server.seed("app.git", &FILES);
+    let pod = Pod::new(&server.url("app.git"));
+    std::os::unix::fs::symlink("/dev/full", pod.paths.manifest()).expect("link");
+    let ours = pod.checkout().await;
+    let git = Git::new(&pod.paths.git_dir(), &pod.paths.private(), &pod.stop);
+    let full = git.command("full").config("alias.full", "!git version >/dev/full #");
+    let gits = full.run().await.expect_err("no space").into_result();
+    for result in [ours, gits] {
+        assert_eq!(result.outcome, Outcome::Failed, "{}", result.summary);
+        assert_eq!(result.failure_code.as_deref(), Some("disk_full"), "{}", result.summary);
+        assert!(result.summary.contains("Raise the size limit"), "{}", result.summary);
+    }
 }
 
 #[tokio::test]

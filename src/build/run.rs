@@ -160,6 +160,7 @@ fn spec(
             base_branch: base,
             branch,
             credentials_secret_ref: repository.credentials_secret_ref.clone(),
+            submodules: repository.submodules,
         },
         template: RunTemplate {
             image: pool.spec.image.clone(),
@@ -256,6 +257,7 @@ mod tests {
     fn build(task: &Task, purpose: Purpose) -> Run {
         let mut system = fixtures::system();
         system.spec.repository.base_branch = "main".into();
+        system.spec.repository.submodules = crate::crd::system::Submodules::SameHost;
         build_review_run(task, &system, &AgentPool::new("judge", Default::default()), &slot(), purpose)
     }
 
@@ -267,6 +269,7 @@ mod tests {
         assert_eq!(run.labels()[labels::PURPOSE], "judge");
         assert_eq!((run.spec.attempt, run.spec.role), (3, Role::Judge), "the attempt of the reviewed Run");
         assert_eq!(run.spec.repository.branch, "agent/fix-bcdf-r3");
+        assert_eq!(run.spec.repository.submodules, crate::crd::system::Submodules::SameHost);
         assert_eq!((run.spec.inputs.commands.len(), run.spec.inputs.timebox.0.as_str()), (0, "15m"));
         let target = run.spec.review.unwrap();
         assert_eq!(

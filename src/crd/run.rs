@@ -14,6 +14,7 @@ use super::planner::PlanTarget;
 use super::pool::{Executor, ImagePullPolicy, Resources, Role};
 use super::recovery::FailureDetail;
 use super::restart::AgentCrash;
+use super::system::Submodules;
 use super::task::{RiskLevel, TaskContext};
 use super::{Condition, GoDuration};
 
@@ -244,6 +245,8 @@ pub struct RunRepository {
     pub branch: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials_secret_ref: Option<SecretRef>,
+    #[serde(default)]
+    pub submodules: Submodules,
 }
 
 /// The pool's template as it was at admission.

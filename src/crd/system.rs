@@ -93,6 +93,18 @@ pub enum RepositoryMode {
     Git,
 }
 
+/// What is checked out of a repository's submodules.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Submodules {
+    /// Nothing: their directories are empty.
+    #[default]
+    Ignore,
+    /// The files of each, at the commit that the tree names. Every submodule must be on the
+    /// repository's own server (same scheme, host and port), which is handed the same credentials.
+    /// Not those of submodules themselves.
+    SameHost,
+}
+
 /// The repository that Tasks work on.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
@@ -117,6 +129,10 @@ pub struct Repository {
     /// Secret of type `kubernetes.io/basic-auth`, or `kubernetes.io/ssh-auth` with a `known_hosts` key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials_secret_ref: Option<SecretRef>,
+    /// What is checked out of submodules. Their pointers stay as they are: what an agent changes in
+    /// the directory of a submodule is not published.
+    #[serde(default)]
+    pub submodules: Submodules,
 }
 
 fn default_base_branch() -> String {

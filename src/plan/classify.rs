@@ -69,10 +69,23 @@ pub fn by_code(code: &str) -> Option<Classification> {
         "verification_command_unsupported_format" => UNSUPPORTED_FORMAT,
         "verification_command_sequence_issue" => SEQUENCE,
         "setup_or_bootstrap_issue" => BOOTSTRAP,
-        "environment_issue" | "quota_failure" => ENVIRONMENT,
+        // States of a repository that a person mends (`runner::git::failure`).
+        "repository_authentication_refused"
+        | "repository_not_found"
+        | "repository_empty"
+        | "base_branch_missing"
+        | "repository_misconfigured"
+        | "submodule_refused"
+        | "repository_host_not_trusted"
+        | "branch_protected"
+        | "push_refused" => BOOTSTRAP,
+        "environment_issue" | "disk_full" | "quota_failure" => ENVIRONMENT,
         "branch_diverged_requires_recreate" => DIVERGED,
         "verification_command_failed" | "test_failure" => TEST,
-        "transient_or_flaky_failure" => FLAKY,
+        "transient_or_flaky_failure"
+        | "repository_host_unknown"
+        | "repository_unreachable"
+        | "repository_timed_out" => FLAKY,
         "model_doom_loop" => MODEL_LOOP,
         "model_or_unknown_failure" => MODEL,
         _ => return None,
@@ -211,6 +224,9 @@ mod tests {
 
     #[rstest]
     #[case("quota_failure", "", ENVIRONMENT)]
+    #[case("branch_protected", "non-fast-forward", BOOTSTRAP)]
+    #[case("disk_full", "vitest", ENVIRONMENT)]
+    #[case("repository_host_unknown", "enoent", FLAKY)]
     #[case("execution_failed", "Permission required: external_directory", PERMISSION)]
     #[case("nobody_knows", "change outside allowed paths", POLICY)]
     #[case("  Policy_Violation ", "429", POLICY)]

@@ -8,6 +8,7 @@
 //! that `publish` can commit working files as they are.
 
 pub mod manifest;
+pub mod submodules;
 
 use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
@@ -20,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::manifest::Manifest;
 use super::exchange;
-use super::git::failure::CODE_ENVIRONMENT;
+use super::git::failure;
 use super::git::remote::{Remote, retry};
 use super::git::{FailureKind, Git, GitError, IDENTITY};
 use super::planning;
@@ -84,6 +85,11 @@ impl Paths {
         review::bundle::directory(&self.checkout)
     }
 
+    /// Clones of the submodules.
+    pub fn submodules(&self) -> PathBuf {
+        self.repository.join("submodules")
+    }
+
     /// What `checkout` found, for `publish`.
     pub fn state(&self) -> PathBuf {
         self.repository.join("state.json")
@@ -114,9 +120,7 @@ impl CheckoutError {
     pub fn into_result(self) -> ContainerResult {
         match self {
             Self::Git(error) => error.into_result(),
-            Self::File { .. } => {
-                ContainerResult::failure(Outcome::Failed, CODE_ENVIRONMENT, self.to_string())
-            }
+            Self::File { ref source, what: _ } => failure::of_file(&self.to_string(), source),
         }
     }
 }
@@ -186,6 +190,7 @@ pub(super) fn clear(paths: &Paths) -> io::Result<()> {
 /// As [`clear`], for a Pod that has no workspace: only the trusted clone.
 pub(super) fn clear_clone(paths: &Paths) -> io::Result<()> {
     remove(&paths.git_dir())?;
+    remove(&paths.submodules())?;
     remove(&paths.private())?;
     fs::DirBuilder::new().mode(0o700).create(paths.private())
 }
@@ -315,7 +320,7 @@ pub(super) async fn working_clone(
         .args(["--quiet", "--force", "--no-track", "-B", &repository.branch, start])
         .run()
         .await?;
-    Ok(())
+    submodules::check_out(inputs, paths, bare, start, stop).await
 }
 
 /// Attributes that win over those of the repository: files are their blobs.

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use self::change::{Change, ChangeError};
 use super::checkout::{Paths, State};
 use super::exchange::{self, AgentEnded};
-use super::git::failure::{CODE_ENVIRONMENT, FailureKind};
+use super::git::failure::{self, CODE_ENVIRONMENT, FailureKind};
 use super::git::remote::Remote;
 use super::git::{Git, GitError};
 use super::review;
@@ -209,11 +209,9 @@ fn failed(error: ChangeError) -> ContainerResult {
                 format!("cannot be published: {error}"),
             )
         }
-        ChangeError::Walk(error @ WalkError::Store { .. }) => {
-            ContainerResult::failure(Outcome::Failed, CODE_ENVIRONMENT, error.to_string())
+        ChangeError::Walk(WalkError::Store { ref source, .. }) => {
+            failure::of_file(&error.to_string(), source)
         }
-        error @ ChangeError::File { .. } => {
-            ContainerResult::failure(Outcome::Failed, CODE_ENVIRONMENT, error.to_string())
-        }
+        ChangeError::File { ref source, what: _ } => failure::of_file(&error.to_string(), source),
     }
 }

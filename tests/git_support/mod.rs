@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex};
 
 use opentiger::crd::Purpose;
 use opentiger::crd::run::{ReviewTarget, RunRepository, RunSpec, TaskRef};
+use opentiger::crd::system::Submodules;
 use opentiger::crd::wire::{ContainerResult, Inputs, Outcome, SCHEMA_VERSION};
 use opentiger::runner::checkout::{self, Paths};
 use opentiger::runner::{exchange, publish};
@@ -34,6 +35,10 @@ pub struct Behaviour {
     pub moves_during_push: usize,
     /// Answers every request with a redirect to this base.
     pub redirect: Option<String>,
+    /// Speaks the first version of the protocol only.
+    pub old_protocol: bool,
+    /// Bytes sent in answers.
+    pub sent: usize,
     /// `<method> <path> <authorization>` of every request.
     pub log: Vec<String>,
 }
@@ -143,6 +148,7 @@ fn serve(mut stream: TcpStream, projects: &Path, behaviour: &Mutex<Behaviour>) -
         headers.insert(name.to_lowercase(), value.trim().to_string());
     }
     let header = |name: &str| headers.get(name).cloned().unwrap_or_default();
+    let authorization = header("authorization");
     if header("expect") == "100-continue" {
         stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").ok()?;
     }
@@ -151,14 +157,14 @@ fn serve(mut stream: TcpStream, projects: &Path, behaviour: &Mutex<Behaviour>) -
     let pushing = method == "POST" && path.ends_with("git-receive-pack");
     let refusal = {
         let mut behaviour = behaviour.lock().ok()?;
-        behaviour.log.push(format!("{method} {path} {}", header("authorization")));
+        behaviour.log.push(format!("{method} {path} {authorization}"));
         let wanted = behaviour.basic.as_ref().map(|pair| format!("Basic {}", base64(pair)));
         if behaviour.unavailable > 0 {
             behaviour.unavailable -= 1;
             Some("503 Service Unavailable\r\n".to_string())
         } else if let Some(base) = &behaviour.redirect {
             Some(format!("301 Moved Permanently\r\nLocation: {base}{target}\r\n"))
-        } else if wanted.is_some_and(|wanted| wanted != header("authorization")) {
+        } else if wanted.is_some_and(|wanted| wanted != authorization) {
             Some("401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"git\"\r\n".to_string())
         } else {
             None
@@ -172,7 +178,11 @@ fn serve(mut stream: TcpStream, projects: &Path, behaviour: &Mutex<Behaviour>) -
     if moves(behaviour, query.contains("service=git-receive-pack"), pushing)? {
         advance(&projects.join(path.trim_start_matches('/').split(".git").next()?).with_extension("git"));
     }
+    if behaviour.lock().ok()?.old_protocol {
+        headers.remove("git-protocol");
+    }
     let output = backend(projects, &method, path, query, &headers, &body)?;
+    behaviour.lock().ok()?.sent += output.len();
     let end = output.windows(4).position(|bytes| bytes == b"\r\n\r\n")?;
     let (head, rest) = (String::from_utf8_lossy(&output[..end]).into_owned(), &output[end + 4..]);
     let status = head.lines().find_map(|line| line.strip_prefix("Status: ")).unwrap_or("200 OK").to_string();
@@ -333,6 +343,7 @@ impl Pod {
             base_branch: "main".into(),
             branch: BRANCH.into(),
             credentials_secret_ref: None,
+            submodules: Submodules::Ignore,
         };
         let inputs = Inputs {
             schema_version: SCHEMA_VERSION,

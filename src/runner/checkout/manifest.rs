@@ -153,6 +153,12 @@ impl Manifest {
     }
 }
 
+/// Path and commit of every submodule in a listing as [`Manifest::of_checkout`] takes it.
+pub fn gitlinks(listing: &[u8]) -> Vec<(Vec<u8>, String)> {
+    let entries = listing.split(|byte| *byte == 0).filter_map(tree_record);
+    entries.filter(|entry| entry.mode == Mode::Gitlink).map(|entry| (entry.path, entry.id)).collect()
+}
+
 fn invalid(text: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, text)
 }

@@ -1,8 +1,10 @@
-//! What went wrong when the `git` program failed, told from its own words, and what to do about it.
+//! What went wrong when the `git` program failed, told from its own words, and what to do about it: the
+//! one table of codes and next steps of odd repositories.
 //!
 //! Pure: text in, kind out. Must not run anything.
 
 use std::fmt;
+use std::io;
 
 use crate::crd::wire::{ContainerResult, Outcome};
 
@@ -19,15 +21,23 @@ pub enum FailureKind {
     RepositoryEmpty,
     /// The URL or the Secret cannot be used as they are.
     Misconfigured,
+    /// What is to be planned from is not there or not readable.
+    RequirementUnusable,
+    /// A submodule is not on the repository's own server, or its commit is not there.
+    SubmoduleRefused,
     /// The server is not the one that the Secret or the trust store names.
     ServerNotTrusted,
-    /// Name resolution, connection, or an answer of the kind 429 or 5xx.
+    /// The name of the server has no address.
+    HostUnknown,
+    /// Connection, or an answer of the kind 429 or 5xx.
     Unreachable,
     /// No answer within the time allowed.
     TimedOut,
     /// The branch on the server is not what it was expected to be.
     Diverged,
-    /// The server refuses this push: protected branch or hook.
+    /// The server protects this branch.
+    BranchProtected,
+    /// The server refuses this push for another reason: a hook, a size.
     PushRefused,
     /// No space on our own disk.
     DiskFull,
@@ -39,91 +49,149 @@ pub enum FailureKind {
 
 /// Failure code of `plan::classify` for a divergence.
 pub const CODE_DIVERGED: &str = "branch_diverged_requires_recreate";
-/// Failure code for what a person must set up.
+/// Failure code for what a person must set up, other than the repository.
 pub const CODE_SETUP: &str = "setup_or_bootstrap_issue";
-/// Failure code for the surroundings: disk, processes.
+/// Failure code for the surroundings: processes, files.
 pub const CODE_ENVIRONMENT: &str = "environment_issue";
-/// Failure code for faults of network and servers.
-pub const CODE_TRANSIENT: &str = "transient_or_flaky_failure";
+
+/// What follows from a failure: outcome of the container, failure code of `plan::classify`, and what a
+/// person or the engine does next, in one sentence.
+struct Ending(Outcome, &'static str, &'static str);
 
 impl FailureKind {
+    /// All of them, in the order of the documentation.
+    pub const ALL: [Self; 17] = [
+        Self::AuthenticationFailed,
+        Self::RepositoryNotFound,
+        Self::RepositoryEmpty,
+        Self::BaseBranchMissing,
+        Self::Misconfigured,
+        Self::RequirementUnusable,
+        Self::SubmoduleRefused,
+        Self::ServerNotTrusted,
+        Self::HostUnknown,
+        Self::Unreachable,
+        Self::TimedOut,
+        Self::Diverged,
+        Self::BranchProtected,
+        Self::PushRefused,
+        Self::DiskFull,
+        Self::Stopped,
+        Self::Other,
+    ];
+
+    /// The table of the states of a repository; `docs/repositories.md` shows it to people.
+    fn ending(self) -> Ending {
+        use Outcome::{Cancelled, Failed, Infra};
+        match self {
+            Self::AuthenticationFailed => Ending(
+                Failed,
+                "repository_authentication_refused",
+                "Check the Secret named by the repository's credentialsSecretRef: it must be valid for this repository and allow pushing.",
+            ),
+            Self::RepositoryNotFound => Ending(
+                Failed,
+                "repository_not_found",
+                "Check the repository URL, and that the credentials may see the repository.",
+            ),
+            Self::RepositoryEmpty => {
+                Ending(Failed, "repository_empty", "Push a first commit to the base branch.")
+            }
+            Self::BaseBranchMissing => {
+                Ending(Failed, "base_branch_missing", "Create the base branch or name one that exists.")
+            }
+            Self::Misconfigured => Ending(
+                Failed,
+                "repository_misconfigured",
+                "Correct the repository URL, its branches or its credentials Secret.",
+            ),
+            Self::RequirementUnusable => Ending(
+                Failed,
+                CODE_SETUP,
+                "Write the requirement into the file that planner.requirementPath names on the base branch, or name another file.",
+            ),
+            Self::SubmoduleRefused => Ending(
+                Failed,
+                "submodule_refused",
+                "Let .gitmodules name a repository on the repository's own server and a commit that is there, or set repository.submodules to Ignore.",
+            ),
+            Self::ServerNotTrusted => Ending(
+                Failed,
+                "repository_host_not_trusted",
+                "Put the server's host key into known_hosts of the Secret, or make its certificate trusted in the runner image.",
+            ),
+            Self::HostUnknown => Ending(
+                Infra,
+                "repository_host_unknown",
+                "The attempt is repeated by itself; if it stays, check the host in the repository URL and the cluster's DNS.",
+            ),
+            Self::Unreachable => Ending(
+                Infra,
+                "repository_unreachable",
+                "The attempt is repeated by itself; if it stays, check the git server and the pool's egress rules.",
+            ),
+            Self::TimedOut => Ending(
+                Infra,
+                "repository_timed_out",
+                "The attempt is repeated by itself; if it stays, check the git server's speed.",
+            ),
+            Self::Diverged => Ending(
+                Failed,
+                CODE_DIVERGED,
+                "The next attempt starts from the base branch on a branch of its own.",
+            ),
+            Self::BranchProtected => Ending(
+                Failed,
+                "branch_protected",
+                "Choose a branchPrefix that the server does not protect, or let the credentials push to this branch.",
+            ),
+            Self::PushRefused => Ending(
+                Failed,
+                "push_refused",
+                "Read what the server said: let the credentials create this branch, or relax the server's hook or limit.",
+            ),
+            Self::DiskFull => Ending(
+                Failed,
+                "disk_full",
+                "Raise the size limit of the pool's workspace or make the repository smaller.",
+            ),
+            Self::Stopped => Ending(Cancelled, CODE_ENVIRONMENT, "Nothing was published."),
+            Self::Other => Ending(Failed, CODE_ENVIRONMENT, "See the container's log."),
+        }
+    }
+
     /// Whether the same request may succeed a moment later.
     pub fn is_transient(self) -> bool {
-        match self {
-            Self::Unreachable | Self::TimedOut => true,
-            Self::AuthenticationFailed
-            | Self::RepositoryNotFound
-            | Self::BaseBranchMissing
-            | Self::RepositoryEmpty
-            | Self::Misconfigured
-            | Self::ServerNotTrusted
-            | Self::Diverged
-            | Self::PushRefused
-            | Self::DiskFull
-            | Self::Stopped
-            | Self::Other => false,
-        }
+        self.ending().0 == Outcome::Infra
     }
 
     /// Outcome of the container.
     pub fn outcome(self) -> Outcome {
-        match self {
-            Self::Unreachable | Self::TimedOut => Outcome::Infra,
-            Self::Stopped => Outcome::Cancelled,
-            Self::AuthenticationFailed
-            | Self::RepositoryNotFound
-            | Self::BaseBranchMissing
-            | Self::RepositoryEmpty
-            | Self::Misconfigured
-            | Self::ServerNotTrusted
-            | Self::Diverged
-            | Self::PushRefused
-            | Self::DiskFull
-            | Self::Other => Outcome::Failed,
-        }
+        self.ending().0
     }
 
     /// Failure code of `plan::classify`.
     pub fn code(self) -> &'static str {
-        match self {
-            Self::AuthenticationFailed
-            | Self::RepositoryNotFound
-            | Self::BaseBranchMissing
-            | Self::RepositoryEmpty
-            | Self::Misconfigured
-            | Self::ServerNotTrusted
-            | Self::PushRefused => CODE_SETUP,
-            Self::Unreachable | Self::TimedOut => CODE_TRANSIENT,
-            Self::Diverged => CODE_DIVERGED,
-            Self::DiskFull | Self::Stopped | Self::Other => CODE_ENVIRONMENT,
-        }
+        self.ending().1
     }
 
     /// What a person or the engine does next, one sentence.
     pub fn next_step(self) -> &'static str {
-        match self {
-            Self::AuthenticationFailed => {
-                "Check the Secret named by the repository's credentialsSecretRef: it must be valid for this repository and allow pushing."
-            }
-            Self::RepositoryNotFound => {
-                "Check the repository URL, and that the credentials may see the repository."
-            }
-            Self::BaseBranchMissing => "Create the base branch or name one that exists.",
-            Self::RepositoryEmpty => "Push a first commit to the base branch.",
-            Self::Misconfigured => "Correct the repository URL or its credentials Secret.",
-            Self::ServerNotTrusted => {
-                "Put the server's host key into known_hosts of the Secret, or make its certificate trusted in the runner image."
-            }
-            Self::Unreachable => {
-                "The attempt is repeated by itself; if it stays, check the git server, DNS and the pool's egress rules."
-            }
-            Self::TimedOut => "The attempt is repeated by itself; if it stays, check the git server's speed.",
-            Self::Diverged => "The next attempt starts from the base branch on a branch of its own.",
-            Self::PushRefused => "Allow the credentials to create this branch, or relax the server's hook.",
-            Self::DiskFull => "Raise the size limit of the pool's workspace or make the repository smaller.",
-            Self::Stopped => "Nothing was published.",
-            Self::Other => "See the container's log.",
-        }
+        self.ending().2
+    }
+
+    /// The result of a container that ended so.
+    fn result(self, text: &str) -> ContainerResult {
+        let summary = format!("{}. {}", text.trim_end_matches('.'), self.next_step());
+        ContainerResult::failure(self.outcome(), self.code(), summary)
+    }
+}
+
+/// The result of a container that could not read or write a file of its own; `text` says which.
+pub fn of_file(text: &str, source: &io::Error) -> ContainerResult {
+    match source.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => FailureKind::DiskFull.result(text),
+        _ => ContainerResult::failure(Outcome::Failed, CODE_ENVIRONMENT, text),
     }
 }
 
@@ -151,8 +219,7 @@ impl GitError {
 
     /// The result of a container that ended with this error.
     pub fn into_result(self) -> ContainerResult {
-        let summary = format!("{}. {}", self.to_string().trim_end_matches('.'), self.kind.next_step());
-        ContainerResult::failure(self.kind.outcome(), self.kind.code(), summary)
+        self.kind.result(&self.to_string())
     }
 }
 
@@ -184,15 +251,26 @@ const SIGNS: &[(FailureKind, &[&str])] = &[
         ],
     ),
     (
+        FailureKind::BranchProtected,
+        &["protected branch", "branch is protected", "protected ref", "gh013: repository rule violations"],
+    ),
+    (
         FailureKind::PushRefused,
-        &["hook declined", "protected branch", "[remote rejected]", "shallow update not allowed", "denying "],
+        &["hook declined", "[remote rejected]", "shallow update not allowed", "denying "],
     ),
     (FailureKind::Diverged, &["stale info", "non-fast-forward", "fetch first", "cannot lock ref"]),
     (
-        FailureKind::Unreachable,
+        FailureKind::HostUnknown,
         &[
             "could not resolve host",
+            "could not resolve proxy",
+            "name or service not known",
             "temporary failure in name resolution",
+        ],
+    ),
+    (
+        FailureKind::Unreachable,
+        &[
             "failed to connect",
             "couldn't connect",
             "connection refused",
@@ -263,6 +341,7 @@ pub fn classify(text: &str) -> FailureKind {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::classify;
 
     #[test]
     fn git_s_own_words_are_understood() {
@@ -290,7 +369,11 @@ mod tests {
                 RepositoryNotFound,
             ),
             ("fatal: '/x.git' does not appear to be a git repository", RepositoryNotFound),
-            ("fatal: unable to access 'https://h/': Could not resolve host: h", Unreachable),
+            ("fatal: unable to access 'https://h/': Could not resolve host: h", HostUnknown),
+            (
+                "ssh: Could not resolve hostname h: Name or service not known\nfatal: Could not read from remote repository.",
+                HostUnknown,
+            ),
             (
                 "fatal: unable to access 'http://h/': Failed to connect to h port 1: Connection refused",
                 Unreachable,
@@ -314,7 +397,19 @@ mod tests {
                 "! [remote rejected] x -> b (pre-receive hook declined)\nerror: failed to push some refs",
                 PushRefused,
             ),
-            ("remote: error: GH006: Protected branch update failed", PushRefused),
+            (
+                "remote: error: GH006: Protected branch update failed for refs/heads/main.\n! [remote rejected] x -> main (protected branch hook declined)",
+                BranchProtected,
+            ),
+            (
+                "remote: error: GH013: Repository rule violations found for refs/heads/main.\n! [remote rejected]",
+                BranchProtected,
+            ),
+            (
+                "remote: GitLab: You are not allowed to push code to protected branches on this project.",
+                BranchProtected,
+            ),
+            ("remote: error: File big.bin is 120.00 MB\n ! [remote rejected] x -> b (declined)", PushRefused),
             ("fatal: write error: No space left on device", DiskFull),
             ("remote: fatal: write error: No space left on device", Unreachable),
             ("fatal: couldn't find remote ref refs/heads/x", BaseBranchMissing),
@@ -338,6 +433,43 @@ mod tests {
         ] {
             assert_eq!(classify(text) == FailureKind::Diverged, diverged, "{text}");
         }
+    }
+
+    #[test]
+    fn every_state_is_known_to_who_decides_about_it_and_to_people() {
+        let page = include_str!("../../../docs/repositories.md");
+        for kind in FailureKind::ALL {
+            let code = kind.code();
+            assert!(classify::by_code(code).is_some(), "{code}");
+            let (sentence, end) = kind.next_step().split_at(kind.next_step().len() - 1);
+            assert!(end == "." && !sentence.contains(". "), "one sentence: {sentence}");
+            let row = page.lines().find(|line| line.contains(&format!("| `{code}` |")));
+            assert!(
+                matches!(kind, FailureKind::Stopped | FailureKind::Other | FailureKind::RequirementUnusable)
+                    || row.is_some_and(|row| row.contains(kind.next_step())),
+                "docs/repositories.md: {code}: {}",
+                kind.next_step()
+            );
+        }
+    }
+
+    #[test]
+    fn states_that_differ_have_codes_that_differ() {
+        let general = [CODE_SETUP, CODE_ENVIRONMENT];
+        let mut codes: Vec<_> = FailureKind::ALL.map(FailureKind::code).to_vec();
+        codes.retain(|code| !general.contains(code));
+        codes.sort_unstable();
+        let all = codes.len();
+        codes.dedup();
+        assert_eq!((codes.len(), all), (all, FailureKind::ALL.len() - 3));
+    }
+
+    #[test]
+    fn a_full_disk_is_told_from_another_fault_of_files() {
+        let full = of_file("failed to write x", &io::ErrorKind::StorageFull.into());
+        assert_eq!(full.failure_code.as_deref(), Some("disk_full"));
+        let other = of_file("failed to write x", &io::ErrorKind::NotFound.into());
+        assert_eq!(other.failure_code.as_deref(), Some(CODE_ENVIRONMENT));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use base64::Engine;
 use http::Uri;
 
 use super::failure::{FailureKind, GitError};
-use super::{Git, Invocation};
+use super::{Git, Input, Invocation};
 
 /// Tries of a request that fails for a passing reason (spec agents.md 1.3, steps 1 and 6c).
 const TRIES: u32 = 3;
@@ -114,17 +114,76 @@ impl Remote {
     /// # Errors
     /// As git.
     pub async fn fetch(&self, git: &Git, source: &str, target: &str, depth: u32) -> Result<(), GitError> {
+        self.fetch_as(git, &["--no-filter"], source, target, depth).await
+    }
+
+    /// As [`Remote::fetch`], but leaves out the content of files where the server can leave it out; a
+    /// server that cannot sends everything. [`Remote::fetch_contents`] gets what is needed of it:
+    /// nothing fetches by itself, because other commands have no credentials.
+    ///
+    /// # Errors
+    /// As git.
+    pub async fn fetch_history(
+        &self,
+        git: &Git,
+        source: &str,
+        target: &str,
+        depth: u32,
+    ) -> Result<(), GitError> {
+        self.fetch_as(git, &["--filter=blob:none"], source, target, depth).await
+    }
+
+    /// As [`Remote::fetch`], whatever is there already: what was left out comes, too.
+    ///
+    /// # Errors
+    /// As git.
+    pub async fn fetch_again(
+        &self,
+        git: &Git,
+        source: &str,
+        target: &str,
+        depth: u32,
+    ) -> Result<(), GitError> {
+        self.fetch_as(git, &["--no-filter", "--refetch"], source, target, depth).await
+    }
+
+    async fn fetch_as(
+        &self,
+        git: &Git,
+        manner: &[&str],
+        source: &str,
+        target: &str,
+        depth: u32,
+    ) -> Result<(), GitError> {
         let (depth, refspec) = (format!("--depth={depth}"), format!("+{source}:{target}"));
-        let arguments = [
-            "--quiet",
-            "--no-tags",
-            "--no-write-fetch-head",
-            &depth,
-            "--end-of-options",
-            &self.url,
-            &refspec,
-        ];
-        self.prepare(git.command("fetch").args(arguments)).run().await.map(drop)
+        let arguments = ["--quiet", "--no-tags", "--no-write-fetch-head", &depth];
+        let command = git.command("fetch").args(arguments).args(manner);
+        self.prepare(command.args(["--end-of-options", &self.url, &refspec])).run().await.map(drop)
+    }
+
+    /// Fetches the files of `commits` that [`Remote::fetch_history`] left out, all in one request.
+    ///
+    /// # Errors
+    /// As git; a server of the old protocol may refuse to send single objects.
+    pub async fn fetch_contents(&self, git: &Git, commits: &[&str]) -> Result<(), GitError> {
+        let listing = ["--objects", "--no-object-names", "--missing=print", "--no-walk", "--end-of-options"];
+        let listing = git.command("rev-list").args(listing).args(commits).run().await?;
+        let missing: Vec<u8> = listing
+            .split(|byte| *byte == b'\n')
+            .filter_map(|line| line.strip_prefix(b"?"))
+            .flat_map(|id| [id, b"\n"].concat())
+            .collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let arguments = ["--quiet", "--no-tags", "--no-write-fetch-head", "--filter=blob:none", "--stdin"];
+        let command = git
+            .command("fetch")
+            .config("fetch.negotiationAlgorithm", "noop")
+            .args(arguments)
+            .args(["--end-of-options", &self.url])
+            .input(Input::Bytes(missing));
+        self.prepare(command).run().await.map(drop)
     }
 
     /// Pushes `commit` to the new branch `branch`, once. The server must not have the branch.
@@ -232,6 +291,20 @@ fn scheme(url: &str) -> Result<Scheme, GitError> {
     }
 }
 
+/// Whether both addresses are ones that may be used and of the same scheme, user, host and port.
+pub fn is_same_server(one: &str, other: &str) -> bool {
+    let server = |url: &str| {
+        scheme(url).ok()?;
+        let (protocol, rest) = match url.split_once("://") {
+            Some((protocol, rest)) => (protocol, rest.split('/').next()?),
+            None => ("ssh", url.split_once(':')?.0),
+        };
+        let (user, host) = rest.rsplit_once('@').unwrap_or(("", rest));
+        (!host.is_empty()).then(|| (protocol.to_lowercase(), user.to_string(), host.to_lowercase()))
+    };
+    server(one).is_some_and(|first| server(other) == Some(first))
+}
+
 fn read(directory: &Path, name: &str) -> Result<Option<Vec<u8>>, GitError> {
     match fs::read(directory.join(name)) {
         Ok(content) => Ok(Some(content)),
@@ -298,7 +371,6 @@ mod tests {
 
     use tokio_util::sync::CancellationToken;
 
-    use super::super::Input;
     use super::*;
 
     #[test]

@@ -121,7 +121,7 @@ async fn from_repository(bare: &Git, head: &str, path: &str) -> Result<String, G
 }
 
 fn unusable(detail: &str) -> GitError {
-    GitError::new(FailureKind::Misconfigured, "read the requirement", detail)
+    GitError::new(FailureKind::RequirementUnusable, "read the requirement", detail)
 }
 
 async fn is_empty(bare: &Git, head: &str) -> Result<bool, GitError> {

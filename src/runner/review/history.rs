@@ -1,4 +1,7 @@
 //! Base and head in the trusted clone, with as much history as comparing and merging them needs.
+//!
+//! History comes without the content of files where the server can leave it out (`--filter=blob:none`):
+//! comparing and merging need that of three commits only, however large the history is.
 
 use std::fs;
 use std::io;
@@ -24,7 +27,7 @@ pub struct History {
     pub start: Option<String>,
 }
 
-/// Fetches the head of `base` alone, one commit deep, and returns it.
+/// Fetches the head of `base` alone, one commit deep and without its files, and returns it.
 ///
 /// # Errors
 /// As git.
@@ -33,7 +36,7 @@ pub async fn fetch_base(git: &Git, remote: &Remote, base: &str) -> Result<String
     commit(git, BASE).await
 }
 
-/// Fetches the whole history of `base` and returns its head.
+/// Fetches the whole history of `base`, without its files, and returns its head.
 ///
 /// # Errors
 /// As git.
@@ -47,21 +50,49 @@ pub async fn fetch_deep(git: &Git, remote: &Remote, base: &str) -> Result<String
 /// # Errors
 /// As git.
 pub async fn fetch(git: &Git, remote: &Remote, base: &str, head: &str) -> Result<History, GitError> {
-    let mut history = None;
+    let mut found = None;
     for depth in DEPTHS {
         for (branch, target) in [(base, BASE), (head, HEAD)] {
             fetch_branch(git, remote, branch, target, depth).await?;
         }
         let (base, head) = (commit(git, BASE).await?, commit(git, HEAD).await?);
         let ancestors = ancestors(git, &base, &head).await?;
-        // Several best ancestors are merged with each other by git, which wants their history, too.
         let certain = ancestors.len() == 1 && is_whole(git, &base, &head).await?;
-        history = Some(History { base, head, start: ancestors.into_iter().next() });
+        let several = ancestors.len() > 1;
+        found = Some((History { base, head, start: ancestors.into_iter().next() }, depth, several));
         if certain {
             break;
         }
     }
-    history.ok_or_else(|| GitError::new(FailureKind::Other, "fetch", "nothing was fetched"))
+    let (history, depth, several) =
+        found.ok_or_else(|| GitError::new(FailureKind::Other, "fetch", "nothing was fetched"))?;
+    // Several best ancestors are merged with each other by git, which wants the files of their history.
+    if several || !contents(git, remote, &history).await? {
+        for (branch, target) in [(base, BASE), (head, HEAD)] {
+            let source = format!("refs/heads/{branch}");
+            retry(|| remote.fetch_again(git, &source, target, depth)).await?;
+        }
+        let (base, head) = (commit(git, BASE).await?, commit(git, HEAD).await?);
+        if (&base, &head) != (&history.base, &history.head) {
+            let detail = "a branch moved while it was fetched";
+            return Err(GitError::new(FailureKind::Unreachable, "fetch", detail));
+        }
+    }
+    Ok(history)
+}
+
+/// Gets the files of the three commits. False: the server does not send them by themselves.
+async fn contents(git: &Git, remote: &Remote, history: &History) -> Result<bool, GitError> {
+    let mut commits = vec![history.base.as_str(), &history.head];
+    commits.extend(history.start.as_deref());
+    match retry(|| remote.fetch_contents(git, &commits)).await {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind == FailureKind::Other => {
+            tracing::warn!(error = %error, "the server sends no single objects, everything is fetched");
+            Ok(false)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 async fn fetch_branch(
@@ -72,7 +103,7 @@ async fn fetch_branch(
     depth: u32,
 ) -> Result<(), GitError> {
     let source = format!("refs/heads/{branch}");
-    retry(|| remote.fetch(git, &source, target, depth)).await
+    retry(|| remote.fetch_history(git, &source, target, depth)).await
 }
 
 async fn commit(git: &Git, name: &str) -> Result<String, GitError> {

@@ -58,8 +58,11 @@ async fn merge(
             }
         }
     }
-    let why =
-        format!("{} moved {TRIES} times while {} was merged into it", repository.base_branch, target.branch);
+    let why = format!(
+        "{} moved {TRIES} times while {} was merged into it. The merge is repeated by itself; if the base \
+         keeps moving, an agent brings the branch up to date first.",
+        repository.base_branch, target.branch
+    );
     Err(ReviewError::Ended { code: code::MERGE_BASE_MOVED, why })
 }
 
@@ -222,8 +225,12 @@ async fn push(
         Some(now) if *now == commit => Ok(Try::Merged { commit, before: false }),
         Some(now) if now != base => Ok(Try::BaseMoved),
         Some(_) | None => match error.kind {
-            FailureKind::PushRefused => {
-                let why = format!("the server refuses the push to {branch}: {}", error.detail);
+            FailureKind::PushRefused | FailureKind::BranchProtected => {
+                let why = format!(
+                    "the server refuses the push to {branch}: {}. Let the credentials of the repository \
+                     push to {branch}, or merge by hand.",
+                    error.detail.trim_end_matches('.')
+                );
                 Err(ReviewError::Ended { code: code::MERGE_REFUSED, why })
             }
             // The base stands where it stood: another try may pass.
@@ -233,7 +240,10 @@ async fn push(
             | FailureKind::BaseBranchMissing
             | FailureKind::RepositoryEmpty
             | FailureKind::Misconfigured
+            | FailureKind::RequirementUnusable
+            | FailureKind::SubmoduleRefused
             | FailureKind::ServerNotTrusted
+            | FailureKind::HostUnknown
             | FailureKind::Unreachable
             | FailureKind::TimedOut
             | FailureKind::DiskFull
