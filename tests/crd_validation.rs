@@ -196,7 +196,33 @@ fn merge(into: &mut Value, from: Value) {
     "executor: set exactly the member named by type"
 )]
 #[case(POOL, "spec: {executor: {type: Mock}}", "executor: set exactly the member named by type")]
-#[case(POOL, "spec: {executor: {type: ClaudeCode}}", r#"supported values: "Command", "Mock""#)]
+#[case(
+    POOL,
+    "spec: {executor: {type: Robot}}",
+    r#"supported values: "ClaudeCode", "Codex", "OpenCode", "Command", "Mock""#
+)]
+#[case(POOL, "spec: {executor: {type: ClaudeCode}}", "executor: set exactly the member named by type")]
+#[case(POOL, "spec: {executor: {codex: {}}}", "executor: set exactly the member named by type")]
+#[case(
+    POOL,
+    "spec: {executor: {type: ClaudeCode, command: null, claudeCode: {model: openai/gpt-5}}}",
+    "model: must be a model of Anthropic such as claude-opus-4-6"
+)]
+#[case(
+    POOL,
+    "spec: {executor: {type: ClaudeCode, command: null, claudeCode: {maxTurns: 0}}}",
+    "greater than or equal to 1"
+)]
+#[case(
+    POOL,
+    "spec: {executor: {type: Codex, command: null, codex: {model: anthropic/claude}}}",
+    "model: must be a model of OpenAI such as gpt-5.3-codex"
+)]
+#[case(
+    POOL,
+    "spec: {executor: {type: OpenCode, command: null, openCode: {model: gpt-5}}}",
+    "model: must be provider/model such as anthropic/claude-sonnet-4-5"
+)]
 #[case(
     POOL,
     "spec: {executor: {command: {argv: []}}}",

@@ -54,7 +54,7 @@ async fn a_change_becomes_a_pushed_commit_with_its_trailers() {
     git(&pod.paths.checkout, &["commit", "--quiet", "-m", "mine"]);
 
     let mut agent = ContainerResult::new(Outcome::Success);
-    agent.tokens = Some(TokenUsage { input: 1, output: 2, total: 3 });
+    agent.tokens = Some(TokenUsage { input: 1, output: 2, total: 3, ..Default::default() });
     let result = pod.publish_with(Some(agent.clone()), |_| Ok(Vec::new())).await;
     assert_eq!(result.outcome, Outcome::Success, "{}", result.summary);
     assert_eq!(

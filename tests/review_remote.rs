@@ -69,7 +69,7 @@ async fn a_reviewer_is_told_the_change_and_its_word_becomes_the_verdict() {
 
     fs::write(pod.paths.exchange.join(VERDICT_FILE), NO).expect("write");
     let mut agent = ContainerResult::new(Outcome::Success);
-    agent.tokens = Some(TokenUsage { input: 1, output: 2, total: 3 });
+    agent.tokens = Some(TokenUsage { input: 1, output: 2, total: 3, ..Default::default() });
     let result = pod.publish_with(Some(agent.clone()), |_| panic!("not asked")).await;
     assert_eq!(result.outcome, Outcome::Success, "a refusal is a result: {}", result.summary);
     assert_eq!(verdict(&result), (ReviewVerdict::RequestChanges, ReviewSource::Agent));

@@ -108,8 +108,12 @@ pub fn build_pod(run: &Run, runner: &RunnerImage, term: i64) -> Result<Pod, Buil
 
 fn encode_inputs(run: &Run) -> Result<String, BuildError> {
     let mut spec = run.spec.clone();
-    // The runner needs the executor, not the rest of the Pod's template.
-    spec.template = crate::crd::run::RunTemplate { executor: spec.template.executor, ..Default::default() };
+    // The runner needs the executor and the name of its Secret, not the rest of the Pod's template.
+    spec.template = crate::crd::run::RunTemplate {
+        executor: spec.template.executor,
+        credentials_secret_ref: spec.template.credentials_secret_ref,
+        ..Default::default()
+    };
     let inputs = wire::Inputs {
         schema_version: wire::SCHEMA_VERSION,
         namespace: run.namespace().unwrap_or_default(),

@@ -90,7 +90,7 @@ mod tests {
         run.status = Some(RunStatus {
             phase: RunPhase::Failed,
             finished_at: Some(Clock::wall().now()),
-            tokens: Some(TokenUsage { input: 0, output: tokens, total: tokens }),
+            tokens: Some(TokenUsage { input: 0, output: tokens, total: tokens, ..Default::default() }),
             agent_crash: crash,
             ..RunStatus::default()
         });

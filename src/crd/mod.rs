@@ -7,6 +7,7 @@ pub mod budget;
 pub mod condition;
 pub mod cycle;
 pub mod duration;
+pub mod executor;
 pub mod judge;
 pub mod labels;
 pub mod names;

@@ -10,6 +10,11 @@ use serde::{Deserialize, Serialize};
 
 use super::{Condition, GoDuration, run::SecretRef};
 
+pub use super::executor::{
+    ClaudeCodeExecutor, ClaudeEffort, CodexEffort, CodexExecutor, CodexSandbox, OpenCodeExecutor,
+    PermissionMode,
+};
+
 /// Which kind of agent.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
@@ -179,10 +184,16 @@ pub struct EgressRule {
 /// What works on the Task: exactly the member named by `type` is set.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("(self.type == 'Command') == has(self.command) && (self.type == 'Mock') == has(self.mock)").message("executor: set exactly the member named by type (type Command needs command, type Mock needs mock, and no other)"))]
+#[x_kube(validation = Rule::new("(self.type == 'ClaudeCode') == has(self.claudeCode) && (self.type == 'Codex') == has(self.codex) && (self.type == 'OpenCode') == has(self.openCode) && (self.type == 'Command') == has(self.command) && (self.type == 'Mock') == has(self.mock)").message("executor: set exactly the member named by type (type ClaudeCode needs claudeCode, Codex codex, OpenCode openCode, Command command, Mock mock, and no other)"))]
 pub struct Executor {
     #[serde(rename = "type")]
     pub type_: ExecutorType,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claude_code: Option<ClaudeCodeExecutor>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub codex: Option<CodexExecutor>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub open_code: Option<OpenCodeExecutor>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub command: Option<CommandExecutor>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -192,6 +203,12 @@ pub struct Executor {
 /// Kinds of executor.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum ExecutorType {
+    /// The program `claude` of the pool's image.
+    ClaudeCode,
+    /// The program `codex` of the pool's image.
+    Codex,
+    /// The program `opencode` of the pool's image.
+    OpenCode,
     /// A program run in the checkout.
     #[default]
     Command,

@@ -353,9 +353,30 @@ impl FailureClass {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct TokenUsage {
+    /// What the model read, cached tokens included.
     pub input: i64,
     pub output: i64,
+    /// Part of `input` that the provider had in its cache.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub cached: i64,
+    /// `input` and `output`.
     pub total: i64,
+}
+
+fn is_zero(number: &i64) -> bool {
+    *number == 0
+}
+
+/// The conversation of an executor with its model.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct AgentSession {
+    /// The executor's own name for it.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 64))]
+    pub id: String,
+    /// Answers of the model.
+    pub turns: i64,
 }
 
 /// What became of the container logs; absent means kept or still being kept.
@@ -402,6 +423,9 @@ pub struct RunStatus {
     pub review: Option<ReviewResult>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tokens: Option<TokenUsage>,
+    /// The conversation in which they were used.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session: Option<AgentSession>,
     /// For quota failures: when the provider's limit resets.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>")]

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::recovery::FailureDetail;
-use super::run::{Purpose, ReviewResult, RunSpec, TokenUsage};
+use super::run::{AgentSession, Purpose, ReviewResult, RunSpec, TokenUsage};
 
 /// Version of [`Inputs`] and [`ContainerResult`].
 pub const SCHEMA_VERSION: u32 = 1;
@@ -147,6 +147,8 @@ pub struct ContainerResult {
     pub review: Option<ReviewResult>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokens: Option<TokenUsage>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<AgentSession>,
     /// When the provider's limit resets.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_at: Option<Timestamp>,
@@ -166,6 +168,7 @@ impl ContainerResult {
             changed_files: None,
             review: None,
             tokens: None,
+            session: None,
             retry_at: None,
         }
     }

@@ -15,6 +15,9 @@ pub const REPEATED_SIGNATURE_THRESHOLD: usize = 4;
 /// Longest signature, in UTF-16 units, before its `code:` prefix.
 const SIGNATURE_LENGTH: usize = 400;
 
+/// The provider refused the key: only a person can help.
+pub const AUTHENTICATION_FAILED: &str = "authentication_failed";
+
 /// What kind of failure it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Classification {
@@ -34,6 +37,7 @@ const fn no(class: FailureClass, reason: &'static str) -> Classification {
 }
 
 const PERMISSION: Classification = no(FailureClass::Permission, "external_directory_permission_prompt");
+const AUTHENTICATION: Classification = no(FailureClass::Permission, AUTHENTICATION_FAILED);
 const NOOP: Classification = no(FailureClass::Noop, "no_actionable_changes");
 const POLICY: Classification = yes(FailureClass::Policy, "policy_violation");
 const MISSING_SCRIPT: Classification = no(FailureClass::Setup, "verification_command_missing_script");
@@ -61,6 +65,7 @@ pub fn classify(code: &str, message: &str) -> Classification {
 pub fn by_code(code: &str) -> Option<Classification> {
     Some(match code.to_lowercase().as_str() {
         "external_directory_permission_prompt" => PERMISSION,
+        AUTHENTICATION_FAILED => AUTHENTICATION,
         "no_actionable_changes" => NOOP,
         "policy_violation" => POLICY,
         "verification_command_missing_script" => MISSING_SCRIPT,

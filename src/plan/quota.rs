@@ -4,6 +4,7 @@
 //! (convergence 4.6); how a reset is stated is in [`reset`]. A stated time is anchored at the moment of the
 //! failure, never at the moment of the question (hazard H8).
 
+mod refusal;
 mod reset;
 
 use std::sync::LazyLock;
@@ -12,6 +13,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use regex::Regex;
 
+pub use self::refusal::{Refusal, refusal};
 pub use self::reset::{stated_delay, stated_reset};
 use super::classify::pattern;
 

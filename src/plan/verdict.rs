@@ -6,8 +6,8 @@ use jiff::Timestamp;
 use super::classify;
 use super::run::reason;
 use crate::crd::restart::AgentCrash;
-use crate::crd::run::ReviewResult;
 use crate::crd::run::condition::POD_STARTED;
+use crate::crd::run::{AgentSession, ReviewResult};
 use crate::crd::wire::{ContainerResult, Outcome, container};
 use crate::crd::{
     ContainerFacts, ContainerState, FailureClass, FailureDetail, PodFacts, PodPhase, Purpose, Run, RunPhase,
@@ -67,6 +67,7 @@ pub struct Verdict {
     pub changed_files: Option<i64>,
     pub review: Option<ReviewResult>,
     pub tokens: Option<TokenUsage>,
+    pub session: Option<AgentSession>,
     pub retry_at: Option<Timestamp>,
     pub summary: String,
     /// Uid of the Operation that cancelled it.
@@ -89,6 +90,7 @@ impl Verdict {
             changed_files: None,
             review: None,
             tokens: None,
+            session: None,
             retry_at: None,
             summary: cut(summary),
             cancelled_by: String::new(),
@@ -103,7 +105,7 @@ impl Verdict {
 
     /// `end` in place of this verdict, with what it says of time and tokens.
     pub fn ended_as(self, end: Self) -> Self {
-        Self { started: self.started, tokens: self.tokens, ..end }
+        Self { started: self.started, tokens: self.tokens, session: self.session.clone(), ..end }
     }
 
     /// Cancelled at no cost.
@@ -144,6 +146,7 @@ impl Verdict {
         status.changed_files = self.changed_files;
         status.review.clone_from(&self.review);
         status.tokens = self.tokens;
+        status.session.clone_from(&self.session);
         status.retry_at = self.retry_at;
         status.summary.clone_from(&self.summary);
         status.cancelled_by.clone_from(&self.cancelled_by);
@@ -163,6 +166,12 @@ pub fn of_pod(run: &Run, pod: &PodFacts, cancelled: bool, now: Timestamp) -> Ver
         Some(result) => of_result(run, pod, &result, agent, cancelled, now),
         None => without_result(run, pod, checkout, agent, publish, cancelled, now),
     };
+    // `publish` that was stopped hands nothing on; what was used was used.
+    let said = agent.and_then(|t| ContainerResult::from_message(&t.message));
+    if let Some(said) = said.filter(|_| verdict.tokens.is_none()) {
+        verdict.tokens = said.tokens;
+        verdict.session = said.session;
+    }
     if verdict.phase == RunPhase::Failed && verdict.class != Some(FailureClass::Infra) {
         verdict.agent_crash = agent.and_then(crash);
     }
@@ -208,6 +217,7 @@ fn of_result(
     }
     verdict.retry_at = result.retry_at;
     verdict.tokens = result.tokens;
+    verdict.session.clone_from(&result.session);
     verdict.changed_files = result.changed_files;
     if verdict.phase == RunPhase::Success {
         verdict.branch = result.branch.clone().unwrap_or_default();

@@ -59,6 +59,7 @@ pub async fn run(
         Err(error) => failed(error),
     };
     result.tokens = agent.tokens;
+    result.session = agent.session;
     result
 }
 

@@ -168,6 +168,7 @@ async fn attempt(supervisor: &mut Supervisor, verification: &Verification<'_>, s
         limit: verification.limit,
         loop_limit: None,
         sweep: false,
+        stdin: None,
         output: Output::Forward,
     };
     match supervisor.run(&program).await {
@@ -184,7 +185,7 @@ fn judge(finished: Finished, limit: Duration) -> Attempt {
     match finished.ending {
         Ending::Exited(0) => Attempt::Passed,
         Ending::Stopped => Attempt::Stopped,
-        Ending::Exited(_) | Ending::Looped => Attempt::Failed(said.into()),
+        Ending::Exited(_) | Ending::Looped | Ending::GaveUp => Attempt::Failed(said.into()),
         Ending::Killed(signal) => Attempt::Failed(format!("{said}\nkilled by {signal}")),
         Ending::TimedOut => Attempt::Failed(format!("{said}\ntimed out after {}s", limit.as_secs())),
     }

@@ -3,6 +3,7 @@
 //! The other side of the FIFO is played here; nothing else is simulated.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod agents;
 mod faults;
 mod outcomes;
 mod pod;

@@ -96,7 +96,7 @@ impl Pod {
         Self::new(Executor {
             type_: ExecutorType::Command,
             command: Some(CommandExecutor { argv }),
-            mock: None,
+            ..Executor::default()
         })
     }
 
@@ -107,7 +107,7 @@ impl Pod {
 
     /// A pod with a mock executor and its settings.
     pub fn scripted(mock: MockExecutor) -> Self {
-        Self::new(Executor { type_: ExecutorType::Mock, command: None, mock: Some(mock) })
+        Self::new(Executor { type_: ExecutorType::Mock, mock: Some(mock), ..Executor::default() })
     }
 
     pub fn timebox(mut self, timebox: &str) -> Self {

@@ -359,7 +359,8 @@ fn ended(now: Timestamp, pod: &Value, script: Script, head: &str) -> Value {
             let mut result = ContainerResult::new(Outcome::Success);
             result.branch = Some(format!("agent/{run}"));
             result.head = Some(head.to_string());
-            result.tokens = Some(opentiger::crd::TokenUsage { input: 100, output: 20, total: 120 });
+            result.tokens =
+                Some(opentiger::crd::TokenUsage { input: 100, output: 20, total: 120, ..Default::default() });
             report(&result, fine, "Succeeded")
         }
         Script::Review(approve) => {

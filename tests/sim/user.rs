@@ -60,8 +60,11 @@ impl User {
             pool.spec.credentials_secret_ref = credential.map(|key| SecretRef {
                 name: if key.is_empty() { format!("key-{name}") } else { key.into() },
             });
-            pool.spec.executor =
-                Executor { type_: ExecutorType::Mock, command: None, mock: Some(MockExecutor::default()) };
+            pool.spec.executor = Executor {
+                type_: ExecutorType::Mock,
+                mock: Some(MockExecutor::default()),
+                ..Executor::default()
+            };
             let _ = server.create(Kind::Pool, json!(pool), Actor::User);
         }
         for _ in 0..rng.between(2, 5) {

@@ -98,7 +98,7 @@ pub fn run(name: &str, n: u128, version: i64, task_n: u128, agent: &str, phase: 
         status.branch = format!("agent/{name}");
         status.head_commit = "0123456789abcdef".into();
         status.changed_files = Some(2);
-        status.tokens = Some(TokenUsage { input: 10, output: 5, total: 15 });
+        status.tokens = Some(TokenUsage { input: 10, output: 5, total: 15, ..Default::default() });
     }
     if phase.is_terminal() {
         status.started_at = Some(at(2000));

@@ -203,6 +203,10 @@ pub fn any(_: &str) -> Result<(), &'static str> {
 /// Word of an executor.
 pub fn executor(pool: &AgentPoolSpec) -> String {
     snake(match pool.executor.type_ {
+        crate::crd::ExecutorType::ClaudeCode => "ClaudeCode",
+        crate::crd::ExecutorType::Codex => "Codex",
+        // The original writes it as one word.
+        crate::crd::ExecutorType::OpenCode => "Opencode",
         crate::crd::ExecutorType::Command => "Command",
         crate::crd::ExecutorType::Mock => "Mock",
     })

@@ -133,7 +133,7 @@ fn ended(run: &mut Run, tokens: i64) {
         failure_code: "execution_failed".into(),
         failure_class: Some(FailureClass::Model),
         finished_at: Some(at(20)),
-        tokens: Some(TokenUsage { input: tokens, output: 0, total: tokens }),
+        tokens: Some(TokenUsage { input: tokens, output: 0, total: tokens, ..Default::default() }),
         ..RunStatus::default()
     });
 }

@@ -43,6 +43,14 @@ static DATE: LazyLock<Regex> = LazyLock::new(|| {
     )
 });
 
+/// `try again at Nov 24th, 2026 6:00 AM`, as Codex writes what is not today. Read in UTC, the zone in
+/// which the runner starts it.
+static LONG_DATE: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(
+        r"(?i)(?:try again|resets?|available)\s+(?:at|on)\s+(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?\s+([0-9]{1,2})(?:st|nd|rd|th)?,?\s+([0-9]{4}),?\s+(?:at\s+)?([0-9]{1,2}):([0-9]{2})\s*([ap])m",
+    )
+});
+
 /// The latest reset that a failure text states, or `None`. A time of day means the next such moment
 /// after `failed_at`, in the zone that stands beside it, else in UTC.
 pub fn stated_reset(message: &str, failed_at: Timestamp) -> Option<Timestamp> {
@@ -65,7 +73,8 @@ pub fn stated_delay(message: &str, failed_at: Timestamp) -> Option<SignedDuratio
         .captures_iter(message)
         .filter_map(|c| date_time(group(&c, 1), group(&c, 2), group(&c, 3)))
         .filter_map(ahead);
-    clock.chain(unix).chain(date).chain(relative(message)).max()
+    let long = LONG_DATE.captures_iter(message).filter_map(|c| long_date(&c)).filter_map(ahead);
+    clock.chain(unix).chain(date).chain(long).chain(relative(message)).max()
 }
 
 /// The longest delay that is stated as one.
@@ -167,6 +176,19 @@ fn until_clock(
     until(today).filter(|delay| delay.is_positive()).or_else(|| until(today.tomorrow().ok()?))
 }
 
+/// A date whose month is a word.
+fn long_date(c: &Captures) -> Option<Timestamp> {
+    const MONTHS: [&str; 12] =
+        ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
+    let name = group(c, 1).to_ascii_lowercase();
+    let month = MONTHS.iter().position(|month| *month == name)? + 1;
+    let hour: u8 = group(c, 4).parse().ok()?;
+    let pm = group(c, 6).eq_ignore_ascii_case("p");
+    let hour = (1..=12).contains(&hour).then_some(hour % 12 + if pm { 12 } else { 0 })?;
+    let day: u8 = group(c, 2).parse().ok()?;
+    format!("{}-{month:02}-{day:02}T{hour:02}:{}:00Z", group(c, 3), group(c, 5)).parse().ok()
+}
+
 /// Ten digits are seconds, thirteen are milliseconds.
 fn unix_time(digits: &str) -> Option<Timestamp> {
     let number: i64 = digits.parse().ok()?;
@@ -202,6 +224,7 @@ mod tests {
     #[case("limit resets at 2026-02-20T14:00:00Z", "2026-02-20T14:00:00Z")]
     #[case("try again after 2026-02-20 15:00:00+01:00", "2026-02-20T14:00:00Z")]
     #[case("quota exceeded until 2026-02-20T14:00", "2026-02-20T14:00:00Z")]
+    #[case("or try again at Feb 20th, 2026 2:00 PM.", "2026-02-20T14:00:00Z")]
     #[case("Retry-After: 3600", "2026-02-20T14:00:00Z")]
     #[case("Please try again in 11.5s.", "2026-02-20T13:00:11.5Z")]
     #[case("Try again in 1 day 4 hours 12 minutes.", "2026-02-21T17:12:00Z")]

@@ -41,7 +41,8 @@ pub(in crate::plan) fn failed(
         allowed_paths: &allowed_paths,
         commands: &commands,
         edited,
-        hopeless: verdict.failure_code == INPUTS_TOO_LARGE,
+        hopeless: [INPUTS_TOO_LARGE, classify::AUTHENTICATION_FAILED]
+            .contains(&verdict.failure_code.as_str()),
         planning: run.spec.purpose == crate::crd::Purpose::Plan,
     });
     status.last_failure = Some(last_failure(o, class, verdict, name, decision.remedy.word()));

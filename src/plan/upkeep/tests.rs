@@ -56,7 +56,7 @@ impl World {
             phase,
             started_at: run.metadata.creation_timestamp.as_ref().map(|t| t.0),
             finished_at: Some(at(finished)),
-            tokens: Some(TokenUsage { input: 0, output: tokens, total: tokens }),
+            tokens: Some(TokenUsage { input: 0, output: tokens, total: tokens, ..Default::default() }),
             ..RunStatus::default()
         });
         self.books.run(&run, at(finished));

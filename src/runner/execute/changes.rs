@@ -137,6 +137,7 @@ async fn git(
         limit: GIT_LIMIT,
         loop_limit: None,
         sweep: true,
+        stdin: None,
         output: Output::Capture(MAX_LIST_BYTES),
     };
     let finished = supervisor.run(&program).await.ok()?;

@@ -4,6 +4,7 @@
 //! is no token in this container. Must not commit, push, or reach the cluster.
 
 mod changes;
+pub mod cli;
 pub(super) mod descendants;
 pub mod heartbeat;
 mod mask;
@@ -11,7 +12,9 @@ pub mod mock;
 mod output;
 mod planning;
 pub(super) mod process;
+mod program;
 mod prompt;
+mod reported;
 mod review;
 
 use std::ffi::OsString;
@@ -25,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use self::changes::{Baseline, Changes};
 use self::heartbeat::Heartbeat;
 use self::mask::{Mask, secret_names};
-use self::process::{Ending, Finished, Output, Program, Supervisor};
+use self::process::{Ending, Finished, Program, Supervisor};
 use self::prompt::Files;
 use super::exchange::{self, AgentEnd};
 use super::verify::{self, Verdict, Verification};
@@ -101,6 +104,8 @@ pub async fn run(
         Purpose::Judge => review::work(&mut supervisor, inputs, settings).await,
     };
     let mut result = worked.unwrap_or_else(|early| *early);
+    result.tokens = supervisor.spent().tokens;
+    result.session.clone_from(&supervisor.spent().session);
     result.summary = supervisor.mask().hide(result.summary).into_owned();
     if let Some(failure) = &mut result.failure {
         for text in failure.violations.iter_mut().chain([&mut failure.command]) {
@@ -188,7 +193,7 @@ async fn execute(
     settings: &Settings,
     files: &Files,
 ) -> Result<Option<Finished>, Early> {
-    let program = executor(inputs, settings, files)?;
+    let program = program::of(inputs, settings, files)?;
     println!("[opentiger] executor started, timebox {}", inputs.spec.inputs.timebox.0);
     let finished = supervisor.run(&program).await.map_err(|error| not_started(&program, &error))?;
     println!("[opentiger] executor ended: {}", describe(finished.ending));
@@ -198,17 +203,23 @@ async fn execute(
     if let Some(result) = mock(inputs).and_then(|mock| mock::result(inputs, mock, (settings.now)())) {
         return Err(result.into());
     }
+    if let Some(result) = reported::failure(inputs, &finished, settings) {
+        return Err(result.into());
+    }
     match finished.ending {
         Ending::Exited(0) => Ok(None),
         Ending::TimedOut => Ok(Some(finished)),
         Ending::Looped => {
             let summary = format!(
-                "doom loop detected: the executor printed the same line {LOOP_LIMIT} times: {}",
+                "doom loop detected: the executor {}: {}",
+                reported::repetition(&finished),
                 last_words(&finished)
             );
             Err(early(Outcome::Failed, "model_doom_loop", summary))
         }
-        Ending::Exited(_) | Ending::Killed(_) | Ending::Stopped => Err(failure(&finished, settings).into()),
+        Ending::Exited(_) | Ending::Killed(_) | Ending::GaveUp | Ending::Stopped => {
+            Err(failure(&finished, settings).into())
+        }
     }
 }
 
@@ -216,43 +227,10 @@ fn mock(inputs: &Inputs) -> Option<&MockExecutor> {
     let executor = &inputs.spec.template.executor;
     match executor.type_ {
         ExecutorType::Mock => executor.mock.as_ref(),
-        ExecutorType::Command => None,
-    }
-}
-
-fn executor(inputs: &Inputs, settings: &Settings, files: &Files) -> Result<Program, Early> {
-    let spec = &inputs.spec;
-    let executor = &spec.template.executor;
-    let argv: Option<Vec<OsString>> = match executor.type_ {
-        ExecutorType::Command => {
-            executor.command.as_ref().map(|command| command.argv.iter().map(OsString::from).collect())
+        ExecutorType::ClaudeCode | ExecutorType::Codex | ExecutorType::OpenCode | ExecutorType::Command => {
+            None
         }
-        ExecutorType::Mock => executor.mock.as_ref().map(|_| {
-            vec![
-                settings.executable.clone().into(),
-                "mock".into(),
-                "--inputs".into(),
-                settings.inputs.clone().into(),
-            ]
-        }),
-    };
-    let limit = spec.inputs.timebox.parse();
-    let (Some(argv), Some(limit)) = (argv, limit) else {
-        let summary = "the run's executor or timebox is missing or cannot be read";
-        return Err(early(Outcome::Failed, "execution_failed", summary));
-    };
-    let mut env = settings.environment.clone();
-    let own: [(&str, OsString); 4] = [
-        ("OPENTIGER_PROMPT_FILE", files.prompt.clone().into()),
-        ("OPENTIGER_TASK_FILE", files.task.clone().into()),
-        ("OPENTIGER_RUN", inputs.run.clone().into()),
-        ("OPENTIGER_ATTEMPT", spec.attempt.to_string().into()),
-    ];
-    env.extend(own.map(|(name, value)| (name.into(), value)));
-    env.extend(review::environment(inputs, settings));
-    env.extend(planning::environment(inputs, settings));
-    let cwd = settings.checkout.clone();
-    Ok(Program { argv, cwd, env, limit, loop_limit: Some(LOOP_LIMIT), sweep: true, output: Output::Forward })
+    }
 }
 
 fn not_started(program: &Program, error: &io::Error) -> ContainerResult {
@@ -272,6 +250,7 @@ fn describe(ending: Ending) -> String {
         Ending::Killed(signal) => format!("killed by {signal}"),
         Ending::TimedOut => "time is up".into(),
         Ending::Looped => "it repeated itself".into(),
+        Ending::GaveUp => "it waited for what would not come".into(),
         Ending::Stopped => "told to stop".into(),
     }
 }
@@ -286,6 +265,10 @@ fn failure(finished: &Finished, settings: &Settings) -> ContainerResult {
 }
 
 fn quota_wait(finished: &Finished, settings: &Settings) -> Option<ContainerResult> {
+    // What the model says is not what the provider says.
+    if finished.report.is_some() {
+        return None;
+    }
     let said = format!("{}\n{}", finished.stdout, finished.stderr);
     let limited = quota::is_quota(&said);
     let mut result = ContainerResult::failure(Outcome::QuotaWait, "quota_failure", last_words(finished));

@@ -4,6 +4,7 @@
 //! the program is for.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
@@ -18,10 +19,13 @@ use tokio::net::unix::pipe::Receiver;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use super::cli::{self, Cli, Report, Transcript};
 use super::descendants::{living, reap, sweep};
 use super::heartbeat::{Heartbeat, INTERVAL};
 use super::mask::Mask;
 use super::output::Lines;
+use crate::crd::TokenUsage;
+use crate::crd::run::AgentSession;
 
 /// Time for the output to end after the program has.
 const DRAIN_LIMIT: Duration = Duration::from_secs(2);
@@ -35,6 +39,8 @@ pub struct Program {
     pub argv: Vec<OsString>,
     /// Where it runs.
     pub cwd: PathBuf,
+    /// File that is its standard input; none: it is empty.
+    pub stdin: Option<PathBuf>,
     /// Its whole environment.
     pub env: Vec<(OsString, OsString)>,
     /// Time it may take.
@@ -48,10 +54,12 @@ pub struct Program {
 }
 
 /// Where the output of a program goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub enum Output {
     /// To the container's log.
     Forward,
+    /// To the container's log as readable lines; what it says is reported.
+    Events(&'static dyn Cli),
     /// Standard output is kept, up to so many bytes; more is an error. Nothing is shown.
     Capture(usize),
 }
@@ -67,6 +75,8 @@ pub enum Ending {
     TimedOut,
     /// By us, because it repeated itself.
     Looped,
+    /// By us, because it waited for what would not come.
+    GaveUp,
     /// By us, because we were told to stop.
     Stopped,
 }
@@ -82,6 +92,8 @@ pub struct Finished {
     pub stderr: String,
     /// Captured standard output.
     pub captured: Vec<u8>,
+    /// What it said of its work, when its output is events.
+    pub report: Option<Report>,
 }
 
 impl Finished {
@@ -99,6 +111,16 @@ pub struct Supervisor {
     heartbeat: Heartbeat,
     mask: Mask,
     kill_after: Duration,
+    spent: Spent,
+}
+
+/// What the programs of a Run have used together.
+#[derive(Clone, Debug, Default)]
+pub struct Spent {
+    /// Tokens of all of them (trap Q10).
+    pub tokens: Option<TokenUsage>,
+    /// The last conversation.
+    pub session: Option<AgentSession>,
 }
 
 /// Why we end a program, and when it is killed.
@@ -122,12 +144,17 @@ impl Supervisor {
         nix::sys::prctl::set_child_subreaper(true)?;
         nix::sys::prctl::set_dumpable(false)?;
         let children = signal(SignalKind::child())?;
-        Ok(Self { children, stop, heartbeat, mask, kill_after })
+        Ok(Self { children, stop, heartbeat, mask, kill_after, spent: Spent::default() })
     }
 
     /// The secrets to hide.
     pub fn mask(&self) -> &Mask {
         &self.mask
+    }
+
+    /// What was used so far.
+    pub fn spent(&self) -> &Spent {
+        &self.spent
     }
 
     /// Whether we were told to stop.
@@ -155,6 +182,13 @@ impl Supervisor {
     pub async fn run(&mut self, program: &Program) -> io::Result<Finished> {
         let (pid, stdout, stderr) = start(program)?;
         let result = self.follow(program, pid, stdout, stderr).await;
+        if let Some(report) = result.as_ref().ok().and_then(|finished| finished.report.as_ref()) {
+            self.spent.tokens = match (self.spent.tokens, report.tokens()) {
+                (Some(before), Some(now)) => Some(cli::sum(before, now)),
+                (before, now) => now.or(before),
+            };
+            self.spent.session = report.session().or(self.spent.session.take());
+        }
         if program.sweep || result.is_err() {
             sweep().await;
         }
@@ -172,14 +206,15 @@ impl Supervisor {
         let mut ended: Option<Ended> = None;
         let mut status: Option<WaitStatus> = None;
         let mut drain: Option<Instant> = None;
-        let capture = match program.output {
-            Output::Forward => None,
-            Output::Capture(limit) => Some(limit),
+        let (capture, transcript) = match program.output {
+            Output::Forward => (None, None),
+            Output::Events(cli) => (None, Some(Transcript::new(cli))),
+            Output::Capture(limit) => (Some(limit), None),
         };
-        let mut stdout = Stream { capture, ..Stream::new(out, &self.mask) };
+        let mut stdout = Stream { capture, transcript, ..Stream::new(out, &self.mask) };
         let mut stderr = Stream::new(err, &self.mask);
         let mut log: (Box<dyn Write>, Box<dyn Write>) = match program.output {
-            Output::Forward => (Box::new(io::stdout()), Box::new(io::stderr())),
+            Output::Forward | Output::Events(_) => (Box::new(io::stdout()), Box::new(io::stderr())),
             Output::Capture(_) => (Box::new(io::sink()), Box::new(io::sink())),
         };
         let mut beat = tokio::time::interval(INTERVAL);
@@ -193,7 +228,10 @@ impl Supervisor {
                 }
                 ready = stderr.receiver.readable(), if stderr.open => {
                     ready?;
-                    stderr.read(&mut buffer, &mut log.1)?;
+                    let bytes = stderr.read(&mut buffer, &mut log.1)?;
+                    if let Some(transcript) = &mut stdout.transcript {
+                        transcript.complain(bytes);
+                    }
                 }
                 _ = self.children.recv() => {}
                 _ = beat.tick() => self.heartbeat.beat(),
@@ -213,8 +251,12 @@ impl Supervisor {
             let looped = program
                 .loop_limit
                 .is_some_and(|limit| stdout.lines.repeats().max(stderr.lines.repeats()) >= limit);
-            if looped && ended.is_none() {
+            let report = stdout.transcript.as_ref().map(Transcript::report);
+            if ended.is_none() && (looped || report.is_some_and(Report::is_stuck)) {
                 ended = Some(terminate(pid, Ending::Looped, self.kill_after));
+            }
+            if ended.is_none() && report.is_some_and(Report::is_hopeless) {
+                ended = Some(terminate(pid, Ending::GaveUp, self.kill_after));
             }
             if status.is_none() {
                 status = reap().into_iter().find(|status| status.pid() == Some(pid));
@@ -226,6 +268,8 @@ impl Supervisor {
                 }
             }
         }
+        let rest = stdout.transcript.as_mut().map(Transcript::finish).unwrap_or_default();
+        stdout.lines.take(rest.as_bytes(), &mut log.0)?;
         stdout.lines.finish(&mut log.0)?;
         stderr.lines.finish(&mut log.1)?;
         let by_itself = match status {
@@ -238,6 +282,7 @@ impl Supervisor {
             stdout: stdout.lines.tail().to_string(),
             stderr: stderr.lines.tail().to_string(),
             captured: stdout.captured,
+            report: stdout.transcript.map(Transcript::into_report),
         })
     }
 }
@@ -246,12 +291,16 @@ fn start(program: &Program) -> io::Result<(Pid, Receiver, Receiver)> {
     let [name, args @ ..] = program.argv.as_slice() else {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "there is no program to run"));
     };
+    let stdin = match &program.stdin {
+        Some(path) => Stdio::from(File::open(path)?),
+        None => Stdio::null(),
+    };
     let mut child = Command::new(name)
         .args(args)
         .current_dir(&program.cwd)
         .env_clear()
         .envs(program.env.iter().map(|(name, value)| (name, value)))
-        .stdin(Stdio::null())
+        .stdin(stdin)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .process_group(0)
@@ -288,29 +337,38 @@ struct Stream<'a> {
     /// Kept instead of shown, up to so many bytes.
     capture: Option<usize>,
     captured: Vec<u8>,
+    /// Reads its events, when it has any.
+    transcript: Option<Transcript>,
 }
 
 impl<'a> Stream<'a> {
     fn new(receiver: Receiver, mask: &'a Mask) -> Self {
-        Self { receiver, open: true, lines: Lines::new(mask), capture: None, captured: Vec::new() }
+        let (capture, captured, transcript) = (None, Vec::new(), None);
+        Self { receiver, open: true, lines: Lines::new(mask), capture, captured, transcript }
     }
 
-    fn read(&mut self, buffer: &mut [u8], sink: &mut impl Write) -> io::Result<()> {
+    /// Takes what there is. Returns it.
+    fn read<'b>(&mut self, buffer: &'b mut [u8], sink: &mut impl Write) -> io::Result<&'b [u8]> {
         match self.receiver.try_read(buffer) {
             Ok(0) => self.open = false,
             Ok(length) => {
                 let bytes = buffer.get(..length).unwrap_or_default();
-                match self.capture {
-                    None => self.lines.take(bytes, sink)?,
-                    Some(limit) if self.captured.len() + length > limit => {
+                match (self.capture, &mut self.transcript) {
+                    (None, None) => self.lines.take(bytes, sink)?,
+                    (None, Some(transcript)) => {
+                        let shown = transcript.take(bytes)?;
+                        self.lines.take(shown.as_bytes(), sink)?;
+                    }
+                    (Some(limit), _) if self.captured.len() + length > limit => {
                         return Err(io::Error::new(io::ErrorKind::FileTooLarge, "too much output"));
                     }
-                    Some(_) => self.captured.extend_from_slice(bytes),
+                    (Some(_), _) => self.captured.extend_from_slice(bytes),
                 }
+                return Ok(bytes);
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => return Err(error),
         }
-        Ok(())
+        Ok(&[])
     }
 }

@@ -39,7 +39,8 @@ pub async fn run(inputs: &Inputs, paths: &Paths, api: &Api, stop: &CancellationT
         Ok(plan) => handed_over(inputs, api, &facts, plan, stop).await,
         Err(error) => ContainerResult::failure(Outcome::Failed, error.code(), error.to_string()),
     };
-    result.tokens = agent.and_then(|agent| agent.tokens);
+    result.tokens = agent.as_ref().and_then(|agent| agent.tokens);
+    result.session = agent.and_then(|agent| agent.session);
     result
 }
 

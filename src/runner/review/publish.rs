@@ -29,7 +29,8 @@ pub async fn run(inputs: &Inputs, paths: &Paths, stop: &CancellationToken) -> Co
         Err(_) if stop.is_cancelled() => cancelled(),
         Err(error) => error.into_result(),
     };
-    result.tokens = agent.and_then(|agent| agent.tokens);
+    result.tokens = agent.as_ref().and_then(|agent| agent.tokens);
+    result.session = agent.and_then(|agent| agent.session);
     result
 }
 

@@ -1,0 +1,64 @@
+//! The program that an executor is: what is run, with which environment and input.
+//!
+//! Must not run it.
+
+use std::ffi::OsString;
+
+use super::mask::secret_names;
+use super::process::{Output, Program};
+use super::prompt::Files;
+use super::{Early, LOOP_LIMIT, Settings, cli, early, planning, review};
+use crate::crd::ExecutorType;
+use crate::crd::wire::{Inputs, Outcome};
+
+/// The executor of a Run as a program.
+pub(super) fn of(inputs: &Inputs, settings: &Settings, files: &Files) -> Result<Program, Early> {
+    let spec = &inputs.spec;
+    let executor = &spec.template.executor;
+    let mut program = Program {
+        argv: Vec::new(),
+        cwd: settings.checkout.clone(),
+        stdin: None,
+        env: settings.environment.clone(),
+        limit: spec.inputs.timebox.parse().ok_or_else(unreadable)?,
+        loop_limit: Some(LOOP_LIMIT),
+        sweep: true,
+        output: Output::Forward,
+    };
+    match executor.type_ {
+        ExecutorType::Command => {
+            let command = executor.command.as_ref().ok_or_else(unreadable)?;
+            program.argv = command.argv.iter().map(OsString::from).collect();
+        }
+        ExecutorType::Mock => {
+            executor.mock.as_ref().ok_or_else(unreadable)?;
+            let own = [settings.executable.as_os_str(), "mock".as_ref(), "--inputs".as_ref()];
+            program.argv = own.into_iter().chain([settings.inputs.as_os_str()]).map(OsString::from).collect();
+        }
+        ExecutorType::ClaudeCode | ExecutorType::Codex | ExecutorType::OpenCode => {
+            let cli = cli::of(executor.type_).ok_or_else(unreadable)?;
+            let invocation = cli.invocation(executor, &settings.environment).ok_or_else(unreadable)?;
+            let secret = secret_names(&settings.environment);
+            program.env = cli::environment(cli, executor, &settings.environment, &secret);
+            program.env.extend(invocation.env);
+            program.argv = invocation.argv;
+            program.stdin = Some(files.prompt.clone());
+            program.output = Output::Events(cli);
+        }
+    }
+    let own: [(&str, OsString); 4] = [
+        ("OPENTIGER_PROMPT_FILE", files.prompt.clone().into()),
+        ("OPENTIGER_TASK_FILE", files.task.clone().into()),
+        ("OPENTIGER_RUN", inputs.run.clone().into()),
+        ("OPENTIGER_ATTEMPT", spec.attempt.to_string().into()),
+    ];
+    program.env.extend(own.map(|(name, value)| (name.into(), value)));
+    program.env.extend(review::environment(inputs, settings));
+    program.env.extend(planning::environment(inputs, settings));
+    Ok(program)
+}
+
+fn unreadable() -> Early {
+    let summary = "the run's executor or timebox is missing or cannot be read";
+    early(Outcome::Failed, "execution_failed", summary)
+}
