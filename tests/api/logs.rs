@@ -327,19 +327,19 @@ async fn reading_ends_where_no_older_log_can_have_a_newer_line() {
                     string_agg(to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS') || 'Z ' || minute, E'\\n' ORDER BY m),
                     1500000, 0, 10, max(at)
                FROM (SELECT n, m, m * 20 - n * 60 AS minute, now() - interval '5 hours' + (m * 20 - n * 60) * interval '1 minute' AS at
-                       FROM generate_series(1, 1000) AS n, generate_series(1, 10) AS m) AS l GROUP BY n",
+                       FROM generate_series(1, 200) AS n, generate_series(1, 10) AS m) AS l GROUP BY n",
         )
         .await;
-    let mut minutes: Vec<i64> = (1..=1000).flat_map(|n| (1..=10).map(move |m| m * 20 - n * 60)).collect();
+    let mut minutes: Vec<i64> = (1..=200).flat_map(|n| (1..=10).map(move |m| m * 20 - n * 60)).collect();
     minutes.sort_unstable();
     for limit in [25, 300, 20_000] {
         let all = f.get(&format!("/logs/all?limit={limit}")).await;
         let got: Vec<i64> = lines_of(&all).iter().map(|l| l.parse().expect("minutes")).collect();
         assert_eq!(got, minutes[minutes.len().saturating_sub(limit)..], "the newest, oldest first");
         let figures = (&all["total"], &all["truncated"], &all["sourceCount"]);
-        assert_eq!(figures, (&json!(10_000), &json!(limit < 10_000), &json!(1000)));
+        assert_eq!(figures, (&json!(2_000), &json!(limit < 2_000), &json!(200)));
     }
-    assert_eq!(f.get("/logs/all?source=/r999/").await["total"], json!(10));
+    assert_eq!(f.get("/logs/all?source=/r199/").await["total"], json!(10));
 }
 
 #[tokio::test]
