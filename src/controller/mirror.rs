@@ -31,7 +31,7 @@ const MIN_BACKOFF: Duration = Duration::from_millis(100);
 /// How often it is looked whether the database went back, while nothing is written.
 const CHECK_EVERY: Duration = Duration::from_secs(10);
 /// Rows in one transaction.
-const PART_ROWS: usize = 250;
+const PART_ROWS: usize = 1000;
 /// Time to write what is left after the shutdown.
 const FLUSH_DEADLINE: Duration = Duration::from_secs(5);
 

@@ -34,7 +34,7 @@ pub struct Bounds {
 impl Default for Bounds {
     fn default() -> Self {
         Self {
-            batch: 1000,
+            batch: 4000,
             delay: Duration::from_millis(20),
             objects: 20_000,
             tombstones: 10_000,
