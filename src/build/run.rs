@@ -24,6 +24,8 @@ pub struct Slot {
     pub target_areas: Vec<String>,
     /// Leadership term.
     pub term: i64,
+    /// Tokens that the Task's budget has left; `None`: no budget.
+    pub tokens: Option<i64>,
 }
 
 /// Builds the Run of the Task's next attempt. Name and content are functions of the arguments only,
@@ -41,13 +43,15 @@ pub fn build_run(task: &Task, system: &System, pool: &AgentPool, slot: &Slot) ->
         previous_failure: status.last_failure.map(|f| f.summary).unwrap_or_default(),
         ..inputs(task)
     };
+    let common = spec(task, system, pool, slot, base, branch);
     let spec = RunSpec {
         attempt,
         purpose: task.purpose(),
         role: task.spec.role,
         plan: plan_target(task, system),
         inputs,
-        ..spec(task, system, pool, slot, base, branch)
+        limits: RunLimits { tokens: slot.tokens, ..common.limits },
+        ..common
     };
     owned(task, name, spec, slot.term)
 }
@@ -176,6 +180,7 @@ fn spec(
         limits: RunLimits {
             startup_timeout: system.spec.recovery.startup_timeout.clone(),
             agent_liveness_window: system.spec.self_heal.agent_liveness_window.clone(),
+            tokens: None,
         },
         ..RunSpec::default()
     }
@@ -231,7 +236,13 @@ mod tests {
     use crate::plan::fixtures;
 
     fn slot() -> Slot {
-        Slot { agent: "judge-1".into(), lane: "feature".into(), target_areas: vec!["a".into()], term: 3 }
+        Slot {
+            agent: "judge-1".into(),
+            lane: "feature".into(),
+            target_areas: vec!["a".into()],
+            term: 3,
+            tokens: None,
+        }
     }
 
     fn reviewed(base: Option<&str>) -> Task {

@@ -23,7 +23,7 @@ use crate::cluster::write::Created;
 use crate::cluster::{Cached, Error, Key};
 use crate::crd::task::{ResolvedDependency, condition};
 use crate::crd::{NextKind, Purpose, Run, Task, TaskStatus, set_condition};
-use crate::plan::budget::is_spent;
+use crate::plan::budget;
 use crate::plan::dispatch::{Admission, HolderId, Queue, Wait, Waiting, component_of};
 use crate::plan::task::admitted;
 
@@ -405,11 +405,18 @@ async fn apply_admission(ctx: &Context, key: &Key, admission: Admission) -> Resu
         [component_of(admission.purpose), &admission.agent].iter().any(|name| system.is_stopped(name));
     let runs = ctx.runs.by_index(&admission.task_uid);
     let status = task.status.clone().unwrap_or_default();
-    let spent = is_spent(&system.spec.budgets, &status, runs.iter().map(AsRef::as_ref));
+    let budgets = &system.spec.budgets;
+    let spent = budget::is_spent(budgets, &status, runs.iter().map(AsRef::as_ref));
     if stopped || spent || ctx.books.refuses(&system, &pool, &admission.agent, ctx.now()) {
         return Err(gone(key));
     }
-    let slot = Slot { agent: admission.agent, lane: admission.lane, target_areas: admission.areas, term };
+    let slot = Slot {
+        agent: admission.agent,
+        lane: admission.lane,
+        target_areas: admission.areas,
+        term,
+        tokens: budget::left(budgets, runs.iter().map(AsRef::as_ref)),
+    };
     let run = match admission.purpose {
         Purpose::Execute | Purpose::Plan => build_run(&task, &system, &pool, &slot),
         Purpose::Judge | Purpose::Merge => build_review_run(&task, &system, &pool, &slot, admission.purpose),

@@ -5,12 +5,13 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Tokens that may be used. Absent: unlimited. Runs in progress are not ended when a budget is used
-/// up: they may exceed it by what they still use.
+/// Tokens that may be used. Absent: unlimited. When the budget of an hour or a day is used up, Runs in
+/// progress are not ended: they may exceed it by what they still use.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Budgets {
-    /// Tokens of all Runs of one Task; then it is not tried again.
+    /// Tokens of all Runs of one Task; then it is not tried again. An attempt in progress is ended once
+    /// its agent reports that they are used up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub per_task: Option<i64>,

@@ -282,6 +282,11 @@ pub struct RunLimits {
     pub startup_timeout: GoDuration,
     /// Time without a sign of life after which the kubelet ends the agent.
     pub agent_liveness_window: GoDuration,
+    /// Tokens that the agent may use: what was left of the Task's budget (`budgets.perTask`). It is
+    /// ended once its output reports as many. Absent: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub tokens: Option<i64>,
 }
 
 /// Where a Run stands. All but `Running` are final.

@@ -17,6 +17,8 @@ const SIGNATURE_LENGTH: usize = 400;
 
 /// The provider refused the key: only a person can help.
 pub const AUTHENTICATION_FAILED: &str = "authentication_failed";
+/// The agent was ended because the tokens that its Task had left are used up.
+pub const TOKENS_USED_UP: &str = "token_budget_used_up";
 
 /// What kind of failure it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,7 +86,7 @@ pub fn by_code(code: &str) -> Option<Classification> {
         | "repository_host_not_trusted"
         | "branch_protected"
         | "push_refused" => BOOTSTRAP,
-        "environment_issue" | "disk_full" | "quota_failure" => ENVIRONMENT,
+        "environment_issue" | "disk_full" | "quota_failure" | TOKENS_USED_UP => ENVIRONMENT,
         "branch_diverged_requires_recreate" => DIVERGED,
         "verification_command_failed" | "test_failure" => TEST,
         "transient_or_flaky_failure"

@@ -50,7 +50,13 @@ pub fn system() -> System {
 pub fn run_of(task: &Task) -> Run {
     let mut pool = AgentPool::new("worker", AgentPoolSpec::default());
     pool.metadata.namespace = Some("ns".into());
-    let slot = Slot { agent: "worker-1".into(), lane: "feature".into(), target_areas: vec![], term: 1 };
+    let slot = Slot {
+        agent: "worker-1".into(),
+        lane: "feature".into(),
+        target_areas: vec![],
+        term: 1,
+        tokens: None,
+    };
     let mut run = build_run(task, &system(), &pool, &slot);
     run.metadata.uid = Some(format!("uid-{}", run.name_any()));
     run.metadata.creation_timestamp = Some(Time(now()));
@@ -67,7 +73,8 @@ pub fn review_of(task: &Task, purpose: Purpose) -> Run {
 pub fn review_run_of(task: &Task, system: &System, purpose: Purpose) -> Run {
     let mut pool = AgentPool::new("judge", AgentPoolSpec::default());
     pool.metadata.namespace = Some("ns".into());
-    let slot = Slot { agent: "judge-1".into(), lane: "feature".into(), target_areas: vec![], term: 1 };
+    let slot =
+        Slot { agent: "judge-1".into(), lane: "feature".into(), target_areas: vec![], term: 1, tokens: None };
     let mut run = build_review_run(task, system, &pool, &slot, purpose);
     run.metadata.uid = Some(format!("uid-{}", run.name_any()));
     run.metadata.generation = Some(1);

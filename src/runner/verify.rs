@@ -185,7 +185,9 @@ fn judge(finished: Finished, limit: Duration) -> Attempt {
     match finished.ending {
         Ending::Exited(0) => Attempt::Passed,
         Ending::Stopped => Attempt::Stopped,
-        Ending::Exited(_) | Ending::Looped | Ending::GaveUp => Attempt::Failed(said.into()),
+        Ending::Exited(_) | Ending::Looped | Ending::GaveUp | Ending::OverBudget => {
+            Attempt::Failed(said.into())
+        }
         Ending::Killed(signal) => Attempt::Failed(format!("{said}\nkilled by {signal}")),
         Ending::TimedOut => Attempt::Failed(format!("{said}\ntimed out after {}s", limit.as_secs())),
     }

@@ -277,7 +277,7 @@ async fn the_next_run_has_the_new_values_and_a_running_one_keeps_its_own() {
     let before = run("one").await;
     assert_eq!(before.spec.repository.base_branch, "main");
     let saved = service
-        .save(json!({"BASE_BRANCH": "release", "SYSTEM_AGENT_LIVENESS_WINDOW_MS": "45000", "WORKER_COUNT": "2"}))
+        .save(json!({"BASE_BRANCH": "release", "SYSTEM_AGENT_LIVENESS_WINDOW_MS": "45000", "WORKER_COUNT": "2", "TASK_TOKEN_LIMIT": "5000"}))
         .await;
     assert_eq!(saved.ok()["refused"], json!([]), "{}", saved.body);
 
@@ -285,6 +285,7 @@ async fn the_next_run_has_the_new_values_and_a_running_one_keeps_its_own() {
     let next = run("two").await;
     assert_eq!(next.spec.repository.base_branch, "release");
     assert_eq!(next.spec.limits.agent_liveness_window.0, "45s");
+    assert_eq!((before.spec.limits.tokens, next.spec.limits.tokens), (None, Some(5000)));
     let now = service.objects::<Run>().get(&before.name_any()).await.expect("the first Run");
     assert_eq!(now.spec, before.spec);
     assert!(now.status.is_none_or(|status| status.finished_at.is_none()), "it goes on");

@@ -251,3 +251,29 @@ fn a_key_in_an_event_is_not_in_the_log() {
     let ended = agent("codex", &format!("echo '{event}'; echo two > new.txt")).run();
     assert!(ended.stdout.contains("key ***") && !ended.stdout.contains(KEY), "{}", ended.stdout);
 }
+
+#[test]
+fn an_agent_that_goes_on_after_its_tokens_are_used_up_is_ended_h15() {
+    let recording = recorded("claude-success.jsonl");
+    let limited = |program: &str, script: &str, limit| {
+        let mut pod = agent(program, script);
+        pod.inputs.spec.limits.tokens = Some(limit);
+        pod.run()
+    };
+    // The first answer reaches the limit, the second one is one too many.
+    let ended = limited("claude", &format!("head -n 5 '{recording}'; exec sleep 600"), 1500);
+    assert_eq!(ended.brief(), "Failed token_budget_used_up 30", "{}", ended.stderr);
+    let result = ended.result();
+    assert!(
+        result.summary.contains("1500 tokens") && result.summary.contains("budgets.perTask"),
+        "{result:?}"
+    );
+    assert!(result.tokens.is_some_and(|tokens| tokens.total >= 1500), "{result:?}");
+    // One that is done with the answer that reaches it has done its work.
+    for (program, name, limit) in
+        [("claude", "claude-success.jsonl", 3000), ("codex", "codex-success.jsonl", 10)]
+    {
+        let script = format!("cat '{}'; echo two > new.txt", recorded(name));
+        assert_eq!(limited(program, &script, limit).brief(), "Success - 0");
+    }
+}

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use jiff::Timestamp;
 
-pub use self::task::{is_blocked, is_spent, within};
+pub use self::task::{is_blocked, is_spent, left, within};
 use crate::crd::budget::{Budgets, TokenLedger};
 
 /// Hours that are kept: the present day and the last hour of the one before.

@@ -1,7 +1,8 @@
 //! The token budget of one Task: once its Runs have used it up, it is not tried again.
 //!
-//! Executors report tokens at their end only, so a Run in progress is not ended: a Task exceeds its
-//! budget by at most one Run.
+//! Each attempt is given what is left; the runner ends the agent once its output reports as many tokens
+//! (design: "per task while running", hazard H15). A Task exceeds its budget by what an agent uses
+//! between two reports, and by its reviews.
 
 use crate::crd::budget::Budgets;
 use crate::crd::task::condition;
@@ -25,6 +26,12 @@ fn used<'a>(runs: impl IntoIterator<Item = &'a Run>) -> i64 {
 /// what it has achieved are.
 pub fn is_spent<'a>(budgets: &Budgets, status: &TaskStatus, runs: impl IntoIterator<Item = &'a Run>) -> bool {
     waits_for_attempt(status) && budgets.per_task.is_some_and(|limit| used(runs) >= limit)
+}
+
+/// Tokens that the budget of a Task has left for another attempt, at least one: whether there is any is
+/// [`is_spent`]'s to say. `None`: there is no budget.
+pub fn left<'a>(budgets: &Budgets, runs: impl IntoIterator<Item = &'a Run>) -> Option<i64> {
+    budgets.per_task.map(|limit| limit.saturating_sub(used(runs)).max(1))
 }
 
 /// Holds a plan within `budgets.perTask`: a Task that would wait for another attempt waits for a

@@ -193,6 +193,17 @@ fn a_task_that_waits_already_is_held_when_the_budget_is_lowered() {
 }
 
 #[test]
+fn an_attempt_is_given_what_the_attempts_before_it_have_left() {
+    let (_, mut run) = running("a");
+    let with = |per_task| Budgets { per_task, ..Budgets::default() };
+    assert_eq!(left(&with(Some(500)), [&run]), Some(500), "what is in progress has reported nothing");
+    ended(&mut run, 480);
+    assert_eq!(left(&with(Some(500)), [&run]), Some(20));
+    assert_eq!(left(&with(Some(480)), [&run]), Some(1), "a limit of a Run is never below one");
+    assert_eq!(left(&with(None), [&run]), None);
+}
+
+#[test]
 fn a_task_that_waits_for_the_one_that_mends_its_result_is_not_held() {
     let (mut source, mut run) = running("a");
     ended(&mut run, 500);

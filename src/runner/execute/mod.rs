@@ -35,6 +35,7 @@ use super::verify::{self, Verdict, Verification};
 use crate::crd::pool::{ExecutorType, MockExecutor, Role};
 use crate::crd::wire::{ContainerResult, Inputs, Outcome};
 use crate::crd::{FailureDetail, Purpose};
+use crate::plan::classify::TOKENS_USED_UP;
 use crate::plan::command::{docser, empty};
 use crate::plan::policy::{Policy, Violation, is_documentation, relevant};
 use crate::plan::quota;
@@ -88,6 +89,7 @@ pub async fn run(
             return (infra("failed to set up the supervision of processes", &error), None);
         }
     };
+    supervisor.limit_tokens(inputs.spec.limits.tokens);
     let dir = settings.exchange.clone();
     let open = tokio::task::spawn_blocking(move || exchange::open_as_agent(&dir));
     let end = match supervisor.beat_while(open).await {
@@ -217,6 +219,13 @@ async fn execute(
             );
             Err(early(Outcome::Failed, "model_doom_loop", summary))
         }
+        Ending::OverBudget => {
+            let limit = inputs.spec.limits.tokens.unwrap_or_default();
+            let summary = format!(
+                "the agent was ended: the {limit} tokens that budgets.perTask had left for this attempt are used up"
+            );
+            Err(early(Outcome::Failed, TOKENS_USED_UP, summary))
+        }
         Ending::Exited(_) | Ending::Killed(_) | Ending::GaveUp | Ending::Stopped => {
             Err(failure(&finished, settings).into())
         }
@@ -251,6 +260,7 @@ fn describe(ending: Ending) -> String {
         Ending::TimedOut => "time is up".into(),
         Ending::Looped => "it repeated itself".into(),
         Ending::GaveUp => "it waited for what would not come".into(),
+        Ending::OverBudget => "the tokens of the task are used up".into(),
         Ending::Stopped => "told to stop".into(),
     }
 }

@@ -77,6 +77,8 @@ pub enum Ending {
     Looped,
     /// By us, because it waited for what would not come.
     GaveUp,
+    /// By us, because the Task's tokens are used up.
+    OverBudget,
     /// By us, because we were told to stop.
     Stopped,
 }
@@ -112,6 +114,7 @@ pub struct Supervisor {
     mask: Mask,
     kill_after: Duration,
     spent: Spent,
+    token_limit: Option<i64>,
 }
 
 /// What the programs of a Run have used together.
@@ -144,7 +147,18 @@ impl Supervisor {
         nix::sys::prctl::set_child_subreaper(true)?;
         nix::sys::prctl::set_dumpable(false)?;
         let children = signal(SignalKind::child())?;
-        Ok(Self { children, stop, heartbeat, mask, kill_after, spent: Spent::default() })
+        Ok(Self { children, stop, heartbeat, mask, kill_after, spent: Spent::default(), token_limit: None })
+    }
+
+    /// Ends a program that goes on after all programs together have reported as many tokens.
+    pub fn limit_tokens(&mut self, limit: Option<i64>) {
+        self.token_limit = limit;
+    }
+
+    /// Tokens that the next program may use.
+    fn tokens_left(&self) -> Option<i64> {
+        let spent = self.spent.tokens.map_or(0, |tokens| tokens.total);
+        self.token_limit.map(|limit| limit.saturating_sub(spent))
     }
 
     /// The secrets to hide.
@@ -208,7 +222,7 @@ impl Supervisor {
         let mut drain: Option<Instant> = None;
         let (capture, transcript) = match program.output {
             Output::Forward => (None, None),
-            Output::Events(cli) => (None, Some(Transcript::new(cli))),
+            Output::Events(cli) => (None, Some(Transcript::new(cli, self.tokens_left()))),
             Output::Capture(limit) => (Some(limit), None),
         };
         let mut stdout = Stream { capture, transcript, ..Stream::new(out, &self.mask) };
@@ -257,6 +271,9 @@ impl Supervisor {
             }
             if ended.is_none() && report.is_some_and(Report::is_hopeless) {
                 ended = Some(terminate(pid, Ending::GaveUp, self.kill_after));
+            }
+            if ended.is_none() && report.is_some_and(Report::is_over_budget) {
+                ended = Some(terminate(pid, Ending::OverBudget, self.kill_after));
             }
             if status.is_none() {
                 status = reap().into_iter().find(|status| status.pid() == Some(pid));

@@ -14,7 +14,7 @@ pub(super) fn failure(inputs: &Inputs, finished: &Finished, settings: &Settings)
     let failed = match finished.ending {
         Ending::Exited(code) => code != 0,
         Ending::Killed(_) | Ending::GaveUp | Ending::TimedOut => true,
-        Ending::Looped | Ending::Stopped => return None,
+        Ending::Looped | Ending::OverBudget | Ending::Stopped => return None,
     };
     let failure = report.failure(failed)?;
     // Out of time for another reason than a limit: the work that is there is looked at.

@@ -73,6 +73,7 @@ impl Floor {
             lane: "feature".into(),
             target_areas: Vec::new(),
             term: self.system.term(),
+            tokens: None,
         };
         let run = self
             .runs

@@ -68,9 +68,16 @@ pub struct Report {
     last_call: u64,
     calls: usize,
     hopeless: bool,
+    limit: Option<i64>,
+    over_budget: bool,
 }
 
 impl Report {
+    /// Nothing said yet, by a program that may use so many tokens.
+    pub fn within(limit: Option<i64>) -> Self {
+        Self { limit, ..Self::default() }
+    }
+
     /// Tokens so far; `None` when nothing was said about them.
     pub fn tokens(&self) -> Option<TokenUsage> {
         self.used.then(|| sum(self.settled, self.current.1))
@@ -100,6 +107,12 @@ impl Report {
         self.hopeless
     }
 
+    /// Whether it goes on although its tokens are used up. The answer that reaches the limit may be the
+    /// last; the one after it is one too many.
+    pub fn is_over_budget(&self) -> bool {
+        self.over_budget
+    }
+
     /// The name of the conversation.
     pub(super) fn enter(&mut self, session: &str) {
         if !session.is_empty() {
@@ -112,6 +125,7 @@ impl Report {
         if name.is_empty() || self.current.0 != name {
             self.settled = sum(self.settled, self.current.1);
             self.turns += 1;
+            self.over_budget |= self.limit.is_some_and(|limit| self.settled.total >= limit);
         }
         self.current = (name.into(), usage);
         self.used = true;

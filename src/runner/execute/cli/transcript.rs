@@ -25,9 +25,10 @@ pub struct Transcript {
 }
 
 impl Transcript {
-    /// An output at its start.
-    pub fn new(cli: &'static dyn Cli) -> Self {
-        Self { cli, line: Vec::new(), length: 0, complaint: Vec::new(), report: Report::default() }
+    /// An output at its start, of a program that may use `tokens`.
+    pub fn new(cli: &'static dyn Cli, tokens: Option<i64>) -> Self {
+        let report = Report::within(tokens);
+        Self { cli, line: Vec::new(), length: 0, complaint: Vec::new(), report }
     }
 
     /// What was said so far.
