@@ -65,7 +65,7 @@ dev-up: build ## control plane, Postgres, operator and API as processes of this 
 dev-down: ## stop them
 	@tests/cluster/dev down
 
-bench: ## what everything costs; writes target/bench/summary.json (PART=dispatch|loops|api: one part of it)
+bench: ## what everything costs; writes target/bench/summary.json (PART=dispatch|loops|idle|api: one part of it)
 	@tests/bench/bench $(PART)
 
 clean: ## remove what was built here

@@ -22,7 +22,7 @@ use crate::build::run::{Slot, build_review_run, build_run};
 use crate::cluster::write::Created;
 use crate::cluster::{Cached, Error, Key};
 use crate::crd::task::{ResolvedDependency, condition};
-use crate::crd::{NextKind, Purpose, Run, Task, TaskStatus, set_condition};
+use crate::crd::{Purpose, Run, Task, TaskStatus, set_condition};
 use crate::plan::budget;
 use crate::plan::dispatch::{Admission, HolderId, Queue, Wait, Waiting, component_of};
 use crate::plan::task::admitted;
@@ -339,7 +339,7 @@ impl Dispatcher {
             now,
         );
         facts::mark_stalled(&mut status, wait, &detail, generation, now);
-        if wait.next_kind() == NextKind::Operator {
+        if wait.is_of_task() {
             self.ctx.events.warn(task.as_ref(), wait.kind(), &detail);
         }
         Some((task, status))

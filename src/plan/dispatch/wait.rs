@@ -110,6 +110,33 @@ impl Wait {
         }
     }
 
+    /// Whether what has to be mended is the Task itself. What keeps all Tasks waiting is said once, by the
+    /// System or the pool, and by the condition of each Task: not by an Event for each.
+    pub fn is_of_task(&self) -> bool {
+        match self {
+            Self::UnknownDependency { .. }
+            | Self::CancelledDependency { .. }
+            | Self::DependencyCycle { .. }
+            | Self::UnsupportedKind { .. } => true,
+            Self::Disarmed
+            | Self::NoSystem
+            | Self::NoPool { .. }
+            | Self::PoolSuspended { .. }
+            | Self::ComponentStopped { .. }
+            | Self::Budget { .. }
+            | Self::AgentsStopped { .. }
+            | Self::AgentsHeld { .. }
+            | Self::CredentialHeld { .. }
+            | Self::Slots { .. }
+            | Self::MaxConcurrent
+            | Self::Lane { .. }
+            | Self::Area { .. }
+            | Self::Dependencies { .. }
+            | Self::RetryAt(_)
+            | Self::OldPod => false,
+        }
+    }
+
     /// The moment that ends the wait, for [`NextKind::Time`].
     pub fn at(&self) -> Option<Timestamp> {
         match self {

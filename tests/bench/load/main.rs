@@ -40,6 +40,8 @@ enum Command {
     Run(RunArgs),
     /// Creates Tasks and leaves them.
     Fill(FillArgs),
+    /// Measures what an operator costs to which nothing happens.
+    Idle(IdleArgs),
     /// Deletes the Tasks of a namespace and waits until nothing of them is left.
     Purge {
         #[arg(long)]
@@ -113,6 +115,27 @@ struct FillArgs {
     namespace: String,
     #[arg(long)]
     prefix: String,
+    /// They are to be cancelled: settled without having run.
+    #[arg(long)]
+    cancelled: bool,
+}
+
+#[derive(clap::Args)]
+struct IdleArgs {
+    /// Tasks that are settled, noted with the result.
+    #[arg(long)]
+    tasks: usize,
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
+    /// PID of the operator.
+    #[arg(long)]
+    operator: u32,
+    /// Audit log of the API server.
+    #[arg(long)]
+    audit: PathBuf,
+    /// File that the result is appended to.
+    #[arg(long)]
+    out: PathBuf,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -122,6 +145,7 @@ fn main() -> anyhow::Result<()> {
     match cli.command {
         Command::Run(args) => runtime.block_on(run(args)),
         Command::Fill(args) => runtime.block_on(fill(args)),
+        Command::Idle(args) => idle(&args),
         Command::Purge { namespace } => {
             runtime.block_on(async { tasks::purge(client().await?, &namespace).await })
         }
@@ -187,7 +211,28 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
 }
 
 async fn fill(args: FillArgs) -> anyhow::Result<()> {
-    tasks::fill(client().await?, &args.namespace, &args.prefix, args.count).await
+    tasks::fill(client().await?, &args.namespace, &args.prefix, args.count, args.cancelled).await
+}
+
+fn idle(args: &IdleArgs) -> anyhow::Result<()> {
+    let processes = [("operator".to_string(), args.operator)];
+    let audit_from = measure::audit_position(&args.audit)?;
+    let before = Machine::read(&processes)?;
+    std::thread::sleep(Duration::from_secs(args.seconds));
+    let used = Machine::read(&processes)?.since(&before);
+    let writes = measure::audit_since(&args.audit, audit_from)?;
+    let seconds = as_f64(usize::try_from(args.seconds)?);
+    let result = json!({
+        "loop": "idle",
+        "tasks": args.tasks,
+        "seconds": args.seconds,
+        "operator_cores": round(used.cpu_s.values().sum::<f64>() / seconds, 4),
+        "writes": writes.operator + writes.operator_status,
+        "detail": writes.detail,
+    });
+    append(&args.out, &result)?;
+    println!("{result}");
+    Ok(())
 }
 
 fn append(path: &std::path::Path, line: &Value) -> anyhow::Result<()> {

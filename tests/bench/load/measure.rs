@@ -160,7 +160,7 @@ pub struct Writes {
     /// By the operator on the status of AgentPools and Systems: at most once a second each, so they come
     /// with time, not with Tasks.
     pub operator_status: u64,
-    /// By everybody, the load generator included, without heartbeats.
+    /// By everybody, the load generator included, without heartbeats and without `operator_status`.
     pub all: u64,
     /// Of Leases: they come with time, not with Tasks.
     pub heartbeats: u64,
@@ -232,9 +232,9 @@ impl Writes {
         let code = event.response_status.as_ref().map_or(0, |s| s.code);
         let heartbeat = resource == "leases";
         self.heartbeats += u64::from(heartbeat);
-        self.all += u64::from(!heartbeat);
         let by_operator = !heartbeat && agent == "opentiger-operator";
         let with_time = matches!(resource, "agentpools" | "systems") && subresource == "status";
+        self.all += u64::from(!(heartbeat || by_operator && with_time));
         self.operator += u64::from(by_operator && !with_time);
         self.operator_status += u64::from(by_operator && with_time);
         self.rejected += u64::from(matches!(code, 403 | 409 | 422));

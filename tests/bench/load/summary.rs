@@ -42,6 +42,15 @@ pub fn write(args: &SummaryArgs) -> anyhow::Result<()> {
         print_targets(&loop_targets(&summary));
         print_cpu_ratio(&runs);
     }
+    if let Some(idle) = runs.iter().find(|r| word(r, "/loop") == "idle") {
+        let summary = json!({"idle": {
+            "tasks": idle["tasks"],
+            "operator_cores": idle["operator_cores"],
+            "writes": idle["writes"],
+        }});
+        document::merge(&args.out, &summary)?;
+        print_targets(&idle_targets(&summary));
+    }
     if has("api") {
         let summary = summarize_api(&runs)?;
         document::merge(&args.out, &summary)?;
@@ -238,7 +247,7 @@ fn print_runs(runs: &[Value]) {
         "share of the machine that went to processes which are no part of this. Where it is not small, rates and"
     );
     println!(
-        "latencies tell little; CPU seconds and writes stand. Writes are without Leases, which come with time, and those of\nthe operator in the table below without the status of pools and System, which does too."
+        "latencies tell little; CPU seconds and writes stand. Writes are without Leases, which come with time, and the\noperator's of the status of pools and System, which do too."
     );
 }
 
@@ -251,6 +260,15 @@ fn print_cpu_ratio(runs: &[Value]) {
         "CPU time of everybody per 1,000: Tasks {tasks:.1} s, floor {floor:.1} s; floor over Tasks {:.2}.",
         floor / tasks
     );
+}
+
+fn idle_targets(summary: &Value) -> Vec<Row> {
+    let row = |what, pointer: &str, most| Row { what, value: number(summary, pointer), target: most };
+    vec![
+        row("settled Tasks", "/idle/tasks", None),
+        row("cores of the idle operator", "/idle/operator_cores", Some((0.01, false))),
+        row("its writes but Leases", "/idle/writes", Some((0.0, false))),
+    ]
 }
 
 fn api_targets(summary: &Value) -> Vec<Row> {

@@ -86,12 +86,23 @@ pub async fn run(
 ///
 /// # Errors
 /// When a request fails.
-pub async fn fill(client: Client, namespace: &str, prefix: &str, count: usize) -> anyhow::Result<()> {
+pub async fn fill(
+    client: Client,
+    namespace: &str,
+    prefix: &str,
+    count: usize,
+    cancelled: bool,
+) -> anyhow::Result<()> {
     let api: Api<Task> = Api::namespaced(client, namespace);
     let prefix = prefix.to_string();
     drive(Pace::Closed { in_flight: 16 }, count, |i| {
         let (api, name) = (api.clone(), format!("{prefix}-{i}"));
-        async move { Ok(api.create(&PostParams::default(), &task(&name)).await.map(|_| ())?) }.boxed()
+        async move {
+            let mut task = task(&name);
+            task.spec.cancel = cancelled;
+            Ok(api.create(&PostParams::default(), &task).await.map(|_| ())?)
+        }
+        .boxed()
     })
     .await
     .map(|_| ())
