@@ -71,7 +71,7 @@ async fn a_task_starts_after_its_dependencies_and_one_that_cannot_start_says_why
     world.task("unknown", "{dependencies: [nobody]}").await;
     world.task("egg", "{dependencies: [hen]}").await;
     world.task("hen", "{dependencies: [egg]}").await;
-    let _operator = world.operator("one").start().await;
+    let operator = world.operator("one").start().await;
     let reason = |record: &Record, task: &str| {
         let status = record.status(task);
         let progressing =
@@ -92,6 +92,8 @@ async fn a_task_starts_after_its_dependencies_and_one_that_cannot_start_says_why
     world.task("first", "{}").await;
     world.all_done(3).await;
     assert_eq!(order(&world.record), ["first", "second", "third"]);
+    let warned = operator.proxy.writes().into_iter().any(|w| w.creates("events") && w.succeeded());
+    assert!(warned, "what is to be mended in the Task itself is an Event");
     for (before, after) in [("first", "second"), ("second", "third")] {
         let ended = world.record.status(before).transitions.last().map(|t| t.at);
         let started = world.record.status(after).transitions.first().map(|t| t.at);

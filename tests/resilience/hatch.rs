@@ -65,6 +65,8 @@ async fn a_closed_hatch_starts_nothing_lets_what_runs_finish_and_gives_back_what
             waiting.any(|next| next.detail.contains("hatch")).then_some(())
         })
         .await;
+    let events = member.proxy.writes().into_iter().filter(|w| w.creates("events")).count();
+    assert_eq!(events, 0, "what all Tasks wait for is no Event of each");
     world.patch::<System>("default", hatch("Armed")).await;
     world.all_done(TASKS).await;
     for task in world.record.tasks().into_values() {
