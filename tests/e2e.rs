@@ -1,10 +1,13 @@
 //! From `kubectl apply` to a pushed branch on a real node: real images, real containers, a real git
 //! server and Postgres, the chart as helm installs it. Nothing on this path is simulated, except the
-//! model: agents are shell scripts and the mock executor.
+//! model: agents are shell scripts, the mock executor, and the real programs against a stand-in for their
+//! provider.
 //!
 //! Every test has a namespace of its own in one release, so that they run side by side.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+#[path = "support/e2e/agents.rs"]
+mod agents;
 #[path = "support/e2e/chart.rs"]
 mod chart;
 #[path = "support/e2e/delivery.rs"]
@@ -21,7 +24,8 @@ mod space;
 use node::{Node, SECOND};
 
 /// Namespaces of the tests, one each.
-const SPACES: [&str; 8] = [
+const SPACES: [&str; 9] = [
+    "e2e-agents",
     "e2e-delivery",
     "e2e-secrets",
     "e2e-hostile",

@@ -29,6 +29,8 @@ pub struct TaskHistory {
 pub struct RunHistory {
     pub last: Run,
     pub deleted: bool,
+    /// It has had a Pod.
+    pub begun: bool,
 }
 
 /// The checker: history and violations.
@@ -297,6 +299,9 @@ impl Checker {
     }
 
     fn pod_created(&mut self, pod: &PodFacts, owners: usize, by: Actor, server: &Server) {
+        if let Some(run) = self.runs.get_mut(&pod.run_uid) {
+            run.begun = true;
+        }
         let name = &pod.name;
         let live = |p: &&PodFacts| p.task_uid == pod.task_uid && p.is_live();
         if let Some(other) = self.pods.values().find(live).map(|p| p.name.clone()) {

@@ -52,7 +52,8 @@ impl Checker {
             }
         }
         self.one_verdict(&run, &uid);
-        self.runs.insert(uid, RunHistory { last: run, deleted: false });
+        let begun = self.runs.get(&uid).is_some_and(|r| r.begun);
+        self.runs.insert(uid, RunHistory { last: run, deleted: false, begun });
     }
 
     /// S28: a key has at most one verdict.
@@ -139,18 +140,20 @@ impl Checker {
         if owners.len() != 1 || owners.iter().any(|o| o.uid != *uid || o.controller != Some(true)) {
             self.fail("S3", format!("Run {name} is not owned by its Task alone"));
         }
-        // A Run that was deleted before its Task named it was no attempt.
-        let named = self.tasks.get(uid).and_then(|t| t.last.status.as_ref()).map_or(0, |s| s.attempts);
-        let lost = self
-            .runs
-            .values()
-            .any(|r| r.deleted && r.last.spec.task_ref.uid == *uid && r.last.spec.attempt == named + 1);
+        // A Run that somebody deleted before it had a Pod was no attempt, also when its Task names it since.
+        let lost = self.runs.values().any(|r| {
+            let spec = &r.last.spec;
+            let attempt = matches!(spec.purpose, Purpose::Execute | Purpose::Plan)
+                && spec.task_ref.uid == *uid
+                && spec.attempt == run.spec.attempt;
+            r.deleted && !r.begun && attempt
+        });
         let Some(task) = self.tasks.get_mut(uid) else {
             self.fail("S3", format!("Run {name} has no Task"));
             return;
         };
         if lost {
-            task.attempts = named;
+            task.attempts = task.attempts.min(run.spec.attempt - 1);
         }
         let (expected, wanted) = match run.spec.purpose {
             Purpose::Execute | Purpose::Plan => {
