@@ -18,7 +18,7 @@ use crate::pod::{Ended, Pod, poll};
 const KEY: &str = "sk-canary-0123456789";
 
 /// A pod whose image holds `program` as a script.
-fn agent(program: &str, script: &str) -> Pod {
+pub fn agent(program: &str, script: &str) -> Pod {
     let executor = match program {
         "claude" => Executor {
             type_: ExecutorType::ClaudeCode,
@@ -56,7 +56,7 @@ fn agent(program: &str, script: &str) -> Pod {
     pod.env("PATH", &path).env("ANTHROPIC_API_KEY", KEY).env("OPENAI_API_KEY", KEY)
 }
 
-fn recorded(name: &str) -> String {
+pub fn recorded(name: &str) -> String {
     format!("{}/tests/runner_execute/recorded/{name}", env!("CARGO_MANIFEST_DIR"))
 }
 
