@@ -244,6 +244,39 @@ fn the_agent_gets_the_prompt_its_key_and_no_other_secret() {
     }
 }
 
+/// The names that the Pod of a pool with proxy and authorities has (`build::proxy`, `build::trust`).
+#[test]
+fn the_agent_and_what_verifies_it_know_the_way_out_and_whom_to_trust() {
+    const NAMES: [&str; 13] = [
+        "HTTP_PROXY",
+        "http_proxy",
+        "HTTPS_PROXY",
+        "https_proxy",
+        "NO_PROXY",
+        "no_proxy",
+        "SSL_CERT_FILE",
+        "GIT_SSL_CAINFO",
+        "CURL_CA_BUNDLE",
+        "NODE_EXTRA_CA_CERTS",
+        "REQUESTS_CA_BUNDLE",
+        "PIP_CERT",
+        "CARGO_HTTP_CAINFO",
+    ];
+    let pod = agent("claude", r#"env > "$HOME/env"; echo 'env > "$HOME/verified"' > see.sh"#);
+    let pod = NAMES.iter().fold(pod, |pod, name| pod.env(name, &format!("value-of-{name}")));
+    let pod = pod.commands(&["sh see.sh"]);
+    assert_eq!(pod.run().brief(), "Success - 0");
+    for place in ["env", "verified"] {
+        let seen = fs::read_to_string(pod.outside(place)).expect("seen");
+        for name in NAMES {
+            assert!(
+                seen.lines().any(|line| line == format!("{name}=value-of-{name}")),
+                "{place} {name}: {seen}"
+            );
+        }
+    }
+}
+
 #[test]
 fn a_key_in_an_event_is_not_in_the_log() {
     let event =
