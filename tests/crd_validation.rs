@@ -257,6 +257,60 @@ fn merge(into: &mut Value, from: Value) {
     "cidr: must be a range such as 0.0.0.0/0 or 10.0.0.0/8"
 )]
 #[case(POOL, "spec: {egress: {allow: [{cidr: 0.0.0.0/0, ports: [70000]}]}}", "less than or equal to 65535")]
+#[case(POOL, "spec: {egress: {allow: [{cidr: 0.0.0.0/0, ports: [0]}]}}", "greater than or equal to 1")]
+#[case(
+    POOL,
+    "spec: {egress: {allow: [{cidr: 10.0.0.0/8, except: [192.168.0.0/16]}]}}",
+    "except: must be smaller ranges within cidr"
+)]
+#[case(
+    POOL,
+    "spec: {egress: {allow: [{cidr: 10.0.0.0/8, except: [10.0.0.0/8]}]}}",
+    "except: must be smaller ranges within cidr"
+)]
+#[case(
+    POOL,
+    "spec: {proxyURL: 'http://robot:secret@proxy.example.com:3128'}",
+    "proxyURL: must not contain credentials, because every program in the Pod can read it"
+)]
+#[case(
+    POOL,
+    "spec: {proxyURL: 'proxy.example.com:3128'}",
+    "proxyURL: must be an http or https URL with a host"
+)]
+#[case(
+    POOL,
+    "spec: {proxyURL: 'http://proxy.example.com'}",
+    "proxyURL: must be an http or https URL with a host"
+)]
+#[case(
+    POOL,
+    "spec: {proxyURL: 'http://proxy.example.com:65536'}",
+    "proxyURL: must be an http or https URL with"
+)]
+#[case(
+    POOL,
+    "spec: {proxyURL: 'socks5://proxy.example.com:1080'}",
+    "proxyURL: must be an http or https URL with"
+)]
+#[case(POOL, "spec: {proxyURL: 'http://$(HOSTNAME):3128'}", "proxyURL: must be an http or https URL with")]
+#[case(
+    POOL,
+    "spec: {proxyURL: 'http://[fd00::1]:3128/', noProxy: ['a,b']}",
+    "noProxy: must be hosts, domains such as .example.com, or ranges such as 10.0.0.0/8"
+)]
+#[case(POOL, "spec: {noProxy: [git.corp]}", "noProxy: names exceptions from proxyURL, set that too")]
+#[case(
+    POOL,
+    "spec: {caBundleRef: {name: corporate-ca, key: 'ca crt'}}",
+    "key: must be a key of a ConfigMap or Secret such as ca.crt"
+)]
+#[case(POOL, "spec: {caBundleRef: {name: ca, kind: Pod}}", r#"supported values: "ConfigMap", "Secret""#)]
+#[case(
+    POOL,
+    "spec: {loginSecretRef: {name: subscription}}",
+    "loginSecretRef: only an executor of type ClaudeCode, Codex or OpenCode is logged in by a file"
+)]
 #[case(
     POOL,
     "metadata: {name: a2345678901234567890123456789012345678901}",
@@ -373,6 +427,28 @@ async fn the_spec_of_an_ended_task_is_history(#[case] phase: &str, #[case] ended
     merge(&mut labelled, yaml("metadata: {labels: {team: blue}, annotations: {note: kept}}"));
     apply(&client, &namespace.name, labelled).await.expect("labels and annotations may change");
     set_status(&client, &namespace.name, "Task", "fix-divide", json!({"observedGeneration": 2})).await;
+}
+
+#[tokio::test]
+async fn a_pool_may_say_everything_about_its_network() {
+    let (client, namespace) = fixture().await;
+    let change = "
+spec:
+  egress:
+    allow:
+      - {cidr: 0.0.0.0/0, except: [10.0.0.0/8, 169.254.0.0/16], ports: [1, 65535]}
+      - {cidr: '::/0', except: ['fc00::/7']}
+  proxyURL: http://proxy.example.com:3128
+  noProxy: [git.corp, .lab.example, 10.0.0.0/8, 'fd00::/8']
+  caBundleRef: {name: corporate-ca}
+  loginSecretRef: {name: subscription}
+  executor: {type: Codex, command: null, codex: {}}";
+    let pool = dry_run(&client, &namespace.name, with(POOL, change)).await.expect("accepted");
+    assert_eq!(
+        pool["spec"]["caBundleRef"],
+        json!({"kind": "ConfigMap", "name": "corporate-ca", "key": "ca.crt"})
+    );
+    assert_eq!(pool["spec"]["proxyURL"], "http://proxy.example.com:3128");
 }
 
 /// The examples of the interface, without the fields of features that this version does not have.

@@ -69,6 +69,9 @@ struct Execute {
     /// Directory shared with `publish`.
     #[arg(long, default_value = path::EXCHANGE)]
     exchange: PathBuf,
+    /// Directory with the file of the agent program's login.
+    #[arg(long, default_value = path::LOGIN)]
+    login: PathBuf,
     /// Time between SIGTERM and SIGKILL for what the executor or a command started.
     #[arg(long, default_value = execute::KILL_AFTER, value_parser = duration)]
     kill_after: Duration,
@@ -200,6 +203,7 @@ async fn execute(
     let settings = execute::Settings {
         checkout: flags.checkout.clone(),
         exchange: flags.exchange.clone(),
+        login: flags.login.clone(),
         inputs: flags.common.inputs.clone(),
         executable: "/proc/self/exe".into(),
         environment: std::env::vars_os().collect(),

@@ -2,4 +2,6 @@
 
 pub mod network_policy;
 pub mod pod;
+pub mod proxy;
 pub mod run;
+pub mod trust;

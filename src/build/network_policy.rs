@@ -8,6 +8,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt;
 use kube::api::ObjectMeta;
 
+use super::proxy::is_direct;
 use crate::crd::pool::{EgressRule, Role};
 use crate::crd::{AgentPool, labels};
 
@@ -15,24 +16,28 @@ use crate::crd::{AgentPool, labels};
 const PRIVATE: [&str; 5] =
     ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "100.64.0.0/10"];
 
+/// As [`PRIVATE`]: local and link-local.
+const PRIVATE_V6: [&str; 2] = ["fc00::/7", "fe80::/10"];
+/// Link-local: there is no git host, API or proxy, but on many clouds the node's own credentials.
+const LINK_LOCAL: &str = "169.254.0.0/16";
+const LINK_LOCAL_V6: &str = "fe80::/10";
+
 /// Builds the policy of `pool`. `repository_url` adds the way to the git host: a NetworkPolicy knows
 /// no host names, so a Service of the cluster is reached by its namespace and an outside host by its
-/// port. `api_url` adds the way to the API for a pool of planners, whose Pods hand plans over to it.
+/// port. Behind the pool's proxy git needs no way of its own, but the proxy does. `api_url` adds the way
+/// to the API for a pool of planners, whose Pods hand plans over to it.
 pub fn build_network_policy(
     pool: &AgentPool,
     repository_url: Option<&str>,
     api_url: Option<&str>,
 ) -> NetworkPolicy {
     let mut egress = vec![dns()];
-    egress.extend(repository_url.and_then(host));
+    egress.extend(repository_url.filter(|url| !is_proxied(pool, url)).and_then(host));
+    egress.extend(pool.spec.proxy_url.as_deref().and_then(host));
     egress.extend(api_url.filter(|_| pool.spec.role == Role::Planner).and_then(host));
     match &pool.spec.egress {
         Some(own) => egress.extend(own.allow.iter().map(rule)),
-        None => egress.push(rule(&EgressRule {
-            cidr: "0.0.0.0/0".into(),
-            except: PRIVATE.map(str::to_string).to_vec(),
-            ports: vec![443, 22],
-        })),
+        None => egress.push(everywhere(&PRIVATE, &PRIVATE_V6, &[443, 22])),
     }
     NetworkPolicy {
         metadata: ObjectMeta {
@@ -67,6 +72,13 @@ pub fn build_network_policy(
     }
 }
 
+/// Whether git reaches this URL through the pool's proxy. Only http and https go through one.
+fn is_proxied(pool: &AgentPool, url: &str) -> bool {
+    let is_http = url.starts_with("http://") || url.starts_with("https://");
+    let is_direct = || host_and_port(url).is_none_or(|(host, _)| is_direct(&host, &pool.spec.no_proxy));
+    pool.spec.proxy_url.is_some() && is_http && !is_direct()
+}
+
 fn dns() -> NetworkPolicyEgressRule {
     NetworkPolicyEgressRule { ports: Some(vec![port("UDP", 53), port("TCP", 53)]), to: None }
 }
@@ -74,13 +86,23 @@ fn dns() -> NetworkPolicyEgressRule {
 fn rule(rule: &EgressRule) -> NetworkPolicyEgressRule {
     NetworkPolicyEgressRule {
         ports: (!rule.ports.is_empty()).then(|| rule.ports.iter().map(|p| port("TCP", *p)).collect()),
-        to: Some(vec![NetworkPolicyPeer {
-            ip_block: Some(IPBlock {
-                cidr: rule.cidr.clone(),
-                except: (!rule.except.is_empty()).then(|| rule.except.clone()),
-            }),
-            ..NetworkPolicyPeer::default()
-        }]),
+        to: Some(vec![range(&rule.cidr, rule.except.clone())]),
+    }
+}
+
+/// Every address of either family, but for some ranges.
+fn everywhere(except: &[&str], except_v6: &[&str], ports: &[i32]) -> NetworkPolicyEgressRule {
+    let strings = |all: &[&str]| all.iter().map(ToString::to_string).collect();
+    NetworkPolicyEgressRule {
+        ports: Some(ports.iter().map(|p| port("TCP", *p)).collect()),
+        to: Some(vec![range("0.0.0.0/0", strings(except)), range("::/0", strings(except_v6))]),
+    }
+}
+
+fn range(cidr: &str, except: Vec<String>) -> NetworkPolicyPeer {
+    NetworkPolicyPeer {
+        ip_block: Some(IPBlock { cidr: cidr.into(), except: (!except.is_empty()).then_some(except) }),
+        ..NetworkPolicyPeer::default()
     }
 }
 
@@ -106,13 +128,13 @@ fn host(url: &str) -> Option<NetworkPolicyEgressRule> {
     let cidr = match host.parse::<std::net::IpAddr>() {
         Ok(std::net::IpAddr::V4(ip)) => format!("{ip}/32"),
         Ok(std::net::IpAddr::V6(ip)) => format!("{ip}/128"),
-        Err(_) => "0.0.0.0/0".into(),
+        Err(_) => return Some(everywhere(&[LINK_LOCAL], &[LINK_LOCAL_V6], &[port_number])),
     };
     Some(rule(&EgressRule { cidr, except: Vec::new(), ports: vec![port_number] }))
 }
 
 /// Host and port of an `http`, `https`, `ssh` or `user@host:path` URL.
-fn host_and_port(url: &str) -> Option<(String, i32)> {
+pub(super) fn host_and_port(url: &str) -> Option<(String, i32)> {
     let (default, rest) = match url.split_once("://") {
         Some(("https", rest)) => (443, rest),
         Some(("http", rest)) => (80, rest),
@@ -160,6 +182,58 @@ mod tests {
         };
         assert!(of(Role::Planner));
         assert!(!of(Role::Worker) && !of(Role::Judge));
+    }
+
+    /// Each rule as `address ports`, without DNS.
+    fn rules(pool: &AgentPool, url: &str) -> Vec<String> {
+        let spec = build_network_policy(pool, Some(url), None).spec.expect("spec");
+        assert_eq!(spec.ingress, None);
+        assert_eq!(spec.policy_types, Some(vec!["Ingress".into(), "Egress".into()]));
+        let described = |rule: &NetworkPolicyEgressRule| {
+            let ports = rule.ports.iter().flatten().filter_map(|port| match &port.port {
+                Some(IntOrString::Int(number)) => Some(number.to_string()),
+                Some(IntOrString::String(_)) | None => None,
+            });
+            let ports: Vec<String> = ports.collect();
+            let to = rule.to.iter().flatten().map(|peer| match (&peer.ip_block, &peer.namespace_selector) {
+                (Some(block), _) => {
+                    let except = block.except.iter().flatten().map(|range| format!("-{range}"));
+                    format!("{}{}", block.cidr, except.collect::<String>())
+                }
+                (None, Some(_)) => "namespace".into(),
+                (None, None) => "?".into(),
+            });
+            format!("{} {}", to.collect::<Vec<_>>().join("|"), ports.join(","))
+        };
+        spec.egress.iter().flatten().skip(1).map(described).collect()
+    }
+
+    const NOT_LINK_LOCAL: &str = "0.0.0.0/0-169.254.0.0/16|::/0-fe80::/10";
+
+    #[test]
+    fn by_default_443_and_22_outside_private_ranges_and_the_git_host() {
+        let pool = AgentPool::new("p", AgentPoolSpec::default());
+        let default = "0.0.0.0/0-10.0.0.0/8-172.16.0.0/12-192.168.0.0/16-169.254.0.0/16-100.64.0.0/10|::/0-fc00::/7-fe80::/10 443,22";
+        let named = format!("{NOT_LINK_LOCAL} 8443");
+        assert_eq!(rules(&pool, "https://git.example.com:8443/a.git"), [named.as_str(), default]);
+        assert_eq!(rules(&pool, "https://10.1.2.3/a.git"), ["10.1.2.3/32 443", default]);
+        assert_eq!(rules(&pool, "http://git.demo.svc/a.git"), ["namespace ", default]);
+    }
+
+    #[test]
+    fn behind_a_proxy_only_the_proxy_is_reached_where_the_pool_allows_nothing_else() {
+        let mut pool = AgentPool::new("p", AgentPoolSpec::default());
+        pool.spec.egress = Some(crate::crd::pool::Egress::default());
+        pool.spec.proxy_url = Some("http://10.0.0.9:3128".into());
+        pool.spec.no_proxy = vec!["git.corp".into()];
+        assert_eq!(rules(&pool, "https://git.example.com/a.git"), ["10.0.0.9/32 3128"]);
+        // What does not go through the proxy has its own way.
+        let (corp, ssh) = (format!("{NOT_LINK_LOCAL} 443"), format!("{NOT_LINK_LOCAL} 22"));
+        assert_eq!(rules(&pool, "https://git.corp/a.git"), [corp.as_str(), "10.0.0.9/32 3128"]);
+        assert_eq!(rules(&pool, "git@git.example.com:a.git"), [ssh.as_str(), "10.0.0.9/32 3128"]);
+        assert_eq!(rules(&pool, "http://git.demo.svc/a.git"), ["namespace ", "10.0.0.9/32 3128"]);
+        pool.spec.proxy_url = Some("http://proxy.net.svc:3128".into());
+        assert_eq!(rules(&pool, "https://git.example.com/a.git"), ["namespace "]);
     }
 
     #[test]

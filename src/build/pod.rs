@@ -22,6 +22,8 @@ use kube::ResourceExt;
 use kube::api::ObjectMeta;
 
 use super::run::run_labels;
+use super::{proxy, trust};
+use crate::crd::run::SecretRef;
 use crate::crd::wire::{self, API_AUDIENCE, container, path};
 use crate::crd::{GoDuration, Purpose, Run, RunSpec, labels};
 
@@ -43,6 +45,9 @@ const API_TOKEN_DIR: &str = "/credentials/api";
 /// How long the token is valid; the kubelet renews it in time.
 const API_TOKEN_SECS: i64 = 3600;
 
+/// Volume of the agent program's login.
+const LOGIN: &str = "login";
+
 /// Where the runner comes from.
 #[derive(Clone, Debug)]
 pub struct RunnerImage {
@@ -61,6 +66,10 @@ pub enum BuildError {
     InputsTooLarge { bytes: usize, max: usize },
     #[error("the operator was not told where the API is (--api-url), so a plan could not be handed over")]
     NoApi,
+    #[error(
+        "AgentPool {pool} would give its agents the repository's credentials: {field} names Secret {secret}, which is the repository's credentialsSecretRef in the System; use two Secrets"
+    )]
+    SharedSecret { pool: String, field: &'static str, secret: String },
     #[error("the inputs cannot be encoded: {0}")]
     Encode(String),
 }
@@ -68,13 +77,14 @@ pub enum BuildError {
 /// Builds the Pod of `run` under leadership term `term`.
 ///
 /// # Errors
-/// When the inputs do not fit into an annotation.
+/// When the inputs do not fit into an annotation, or the agent would be given what it must not have.
 pub fn build_pod(run: &Run, runner: &RunnerImage, term: i64) -> Result<Pod, BuildError> {
     let inputs = encode_inputs(run)?;
     let spec = &run.spec;
     if spec.purpose == Purpose::Plan && runner.api_url.is_none() {
         return Err(BuildError::NoApi);
     }
+    keep_apart(spec)?;
     let mut pod_labels = run_labels(spec, term);
     pod_labels.insert(labels::RUN.into(), run.name_any());
     let annotations = [
@@ -106,12 +116,31 @@ pub fn build_pod(run: &Run, runner: &RunnerImage, term: i64) -> Result<Pod, Buil
     })
 }
 
+/// The agent never gets what git pushes with, whoever named it (design, rule 3.10).
+fn keep_apart(spec: &RunSpec) -> Result<(), BuildError> {
+    let template = &spec.template;
+    let given = [
+        ("credentialsSecretRef", &template.credentials_secret_ref),
+        ("loginSecretRef", &template.login_secret_ref),
+    ];
+    for (field, secret) in given {
+        let both = secret.as_ref().filter(|_| *secret == spec.repository.credentials_secret_ref);
+        if let Some(secret) = both.filter(|_| has_agent(spec)) {
+            let (pool, secret) = (spec.pool.clone(), secret.name.clone());
+            return Err(BuildError::SharedSecret { pool, field, secret });
+        }
+    }
+    Ok(())
+}
+
 fn encode_inputs(run: &Run) -> Result<String, BuildError> {
     let mut spec = run.spec.clone();
-    // The runner needs the executor and the name of its Secret, not the rest of the Pod's template.
+    // The runner needs the executor and the names of what it is given, not the rest of the template.
     spec.template = crate::crd::run::RunTemplate {
         executor: spec.template.executor,
         credentials_secret_ref: spec.template.credentials_secret_ref,
+        login_secret_ref: spec.template.login_secret_ref,
+        ca_bundle_ref: spec.template.ca_bundle_ref,
         ..Default::default()
     };
     let inputs = wire::Inputs {
@@ -157,7 +186,9 @@ fn pod_spec(spec: &RunSpec, runner: &RunnerImage) -> PodSpec {
         }),
         init_containers: Some(vec![checkout(spec, runner)]),
         containers: match spec.purpose {
-            Purpose::Execute | Purpose::Judge | Purpose::Plan => vec![agent(spec), publish(spec, runner)],
+            Purpose::Execute | Purpose::Judge | Purpose::Plan => {
+                vec![agent(spec, runner), publish(spec, runner)]
+            }
             Purpose::Merge => vec![publish(spec, runner)],
         },
         volumes: Some(volumes(spec)),
@@ -197,12 +228,13 @@ fn checkout(spec: &RunSpec, runner: &RunnerImage) -> Container {
         ]);
     }
     mounts.extend(credentials_mount(spec));
+    mounts.extend(trust::checkout_mounts(spec.template.ca_bundle_ref.as_ref()));
     Container {
         name: container::CHECKOUT.into(),
         image: Some(runner.image.clone()),
         image_pull_policy: Some(runner.pull_policy.clone()),
         command: Some(vec!["/opentiger-runner".into(), "checkout".into()]),
-        env: Some(vec![env("HOME", "/tmp")]),
+        env: Some(environment(spec, runner, "/tmp")),
         resources: Some(runner_resources()),
         security_context: Some(security_context()),
         volume_mounts: Some(mounts),
@@ -210,17 +242,27 @@ fn checkout(spec: &RunSpec, runner: &RunnerImage) -> Container {
     }
 }
 
-fn agent(spec: &RunSpec) -> Container {
+fn agent(spec: &RunSpec, runner: &RunnerImage) -> Container {
     let template = &spec.template;
     let window = GoDuration::or(Some(&spec.limits.agent_liveness_window), Duration::from_secs(120)).as_secs();
     let period = i32::try_from((window / 4).clamp(5, 60)).unwrap_or(30);
+    let mut mounts = vec![
+        mount("opentiger", path::BIN, true),
+        mount("workspace", path::WORKSPACE, false),
+        mount("exchange", path::EXCHANGE, false),
+        mount("inputs", "/inputs", true),
+        mount("home", path::HOME, false),
+        mount("tmp", "/tmp", false),
+    ];
+    mounts.extend(template.login_secret_ref.as_ref().map(|_| mount(LOGIN, path::LOGIN, true)));
+    mounts.extend(trust::mounts(template.ca_bundle_ref.as_ref()));
     Container {
         name: container::AGENT.into(),
         image: Some(template.image.clone()),
         image_pull_policy: Some(template.image_pull_policy.word().into()),
         command: Some(vec![path::RUNNER.into(), "execute".into()]),
         working_dir: Some(path::CHECKOUT.into()),
-        env: Some(vec![env("HOME", path::HOME)]),
+        env: Some(environment(spec, runner, path::HOME)),
         env_from: template.credentials_secret_ref.as_ref().map(|secret| {
             vec![EnvFromSource {
                 secret_ref: Some(SecretEnvSource { name: secret.name.clone(), optional: None }),
@@ -244,14 +286,7 @@ fn agent(spec: &RunSpec) -> Container {
             failure_threshold: Some(2),
             ..Probe::default()
         }),
-        volume_mounts: Some(vec![
-            mount("opentiger", path::BIN, true),
-            mount("workspace", path::WORKSPACE, false),
-            mount("exchange", path::EXCHANGE, false),
-            mount("inputs", "/inputs", true),
-            mount("home", path::HOME, false),
-            mount("tmp", "/tmp", false),
-        ]),
+        volume_mounts: Some(mounts),
         ..Container::default()
     }
 }
@@ -275,12 +310,13 @@ fn publish(spec: &RunSpec, runner: &RunnerImage) -> Container {
         }
         Purpose::Merge => mounts.extend(credentials_mount(spec)),
     }
+    mounts.extend(trust::mounts(spec.template.ca_bundle_ref.as_ref()));
     Container {
         name: container::PUBLISH.into(),
         image: Some(runner.image.clone()),
         image_pull_policy: Some(runner.pull_policy.clone()),
         command: Some(publish_command(spec, runner)),
-        env: Some(vec![env("HOME", "/tmp")]),
+        env: Some(environment(spec, runner, "/tmp")),
         resources: Some(runner_resources()),
         security_context: Some(security_context()),
         volume_mounts: Some(mounts),
@@ -317,6 +353,20 @@ fn api_token() -> Volume {
     }
 }
 
+/// The file of a subscription's login. It may be missing, so that the runner can say what to change.
+fn login(secret: &SecretRef) -> Volume {
+    Volume {
+        name: LOGIN.into(),
+        secret: Some(SecretVolumeSource {
+            secret_name: Some(secret.name.clone()),
+            default_mode: Some(0o440),
+            optional: Some(true),
+            items: None,
+        }),
+        ..Volume::default()
+    }
+}
+
 fn volumes(spec: &RunSpec) -> Vec<Volume> {
     let mut volumes = vec![
         empty_dir("repo", "8Gi"),
@@ -345,7 +395,9 @@ fn volumes(spec: &RunSpec) -> Vec<Volume> {
             empty_dir("home", "4Gi"),
             empty_dir("tmp", "4Gi"),
         ]);
+        volumes.extend(spec.template.login_secret_ref.as_ref().map(login));
     }
+    volumes.extend(trust::volumes(spec.template.ca_bundle_ref.as_ref()));
     volumes.extend((spec.purpose == Purpose::Plan).then(api_token));
     volumes.extend(spec.repository.credentials_secret_ref.as_ref().map(|secret| Volume {
         name: "git-credentials".into(),
@@ -380,8 +432,13 @@ fn mount(name: &str, path: &str, read_only: bool) -> VolumeMount {
     }
 }
 
-fn env(name: &str, value: &str) -> EnvVar {
-    EnvVar { name: name.into(), value: Some(value.into()), value_from: None }
+/// What every container is told: its home, the way out, and whom to trust.
+fn environment(spec: &RunSpec, runner: &RunnerImage, home: &str) -> Vec<EnvVar> {
+    let template = &spec.template;
+    let home = EnvVar { name: "HOME".into(), value: Some(home.into()), value_from: None };
+    let way_out =
+        proxy::environment(template.proxy_url.as_deref(), &template.no_proxy, runner.api_url.as_deref());
+    [home].into_iter().chain(way_out).chain(trust::environment(template.ca_bundle_ref.as_ref())).collect()
 }
 
 fn security_context() -> SecurityContext {

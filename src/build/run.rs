@@ -176,6 +176,10 @@ fn spec(
             node_selector: pool.spec.node_selector.clone(),
             tolerations: pool.spec.tolerations.clone(),
             image_pull_secrets: pool.spec.image_pull_secrets.clone(),
+            login_secret_ref: pool.spec.login_secret_ref.clone(),
+            proxy_url: pool.spec.proxy_url.clone(),
+            no_proxy: pool.spec.no_proxy.clone(),
+            ca_bundle_ref: pool.spec.ca_bundle_ref.clone(),
         },
         limits: RunLimits {
             startup_timeout: system.spec.recovery.startup_timeout.clone(),

@@ -61,7 +61,7 @@ impl Cached for Run {
         self.metadata.managed_fields = None;
         if self.status.as_ref().is_some_and(|s| s.phase.is_terminal()) {
             self.spec.inputs = Default::default();
-            let credentials_secret_ref = self.spec.template.credentials_secret_ref.take();
+            let credentials_secret_ref = self.spec.template.credential().cloned();
             self.spec.template = RunTemplate { credentials_secret_ref, ..Default::default() };
             self.metadata.annotations = None;
         }

@@ -148,7 +148,7 @@ pub fn pool(pool: &AgentPool) -> PoolFacts {
         role: pool.spec.role,
         replicas: u32::try_from(pool.spec.replicas).unwrap_or(0),
         suspended: pool.spec.suspend,
-        credential: pool.spec.credentials_secret_ref.as_ref().map(|secret| secret.name.clone()),
+        credential: pool.spec.credential().map(|secret| secret.name.clone()),
         held: held.collect(),
         name,
     }
@@ -169,7 +169,7 @@ pub fn run_holder(run: &Run) -> Holder {
 
 /// The credential with which a Run asks its provider: a merge asks none.
 fn credential(run: &Run) -> Option<String> {
-    let secret = run.spec.template.credentials_secret_ref.as_ref().map(|secret| secret.name.clone());
+    let secret = run.spec.template.credential().map(|secret| secret.name.clone());
     secret.filter(|_| run.spec.purpose != Purpose::Merge)
 }
 
@@ -358,6 +358,9 @@ mod tests {
     fn an_ended_run_keeps_its_credential_in_the_store() {
         use crate::cluster::Cached;
         let mut run = ended(RunPhase::Failed, "quota_failure", Some(FailureClass::Env));
+        // The account that its login is for is the one whose limit it met.
+        run.spec.template.login_secret_ref = Some(SecretRef { name: "login".into() });
+        assert_eq!(run_holder(&run).credential.as_deref(), Some("login"));
         let before = ended_run(&run);
         run.slim();
         assert!(run.spec.template.image.is_empty() && run.spec.inputs.goal.is_empty());

@@ -10,7 +10,7 @@ use kube::ResourceExt;
 
 use super::context::Context;
 use super::queue::Action;
-use crate::build::pod::build_pod;
+use crate::build::pod::{BuildError, build_pod};
 use crate::cluster::write::Created;
 use crate::cluster::{Error, ErrorClass, Key};
 use crate::crd::run::condition;
@@ -113,7 +113,13 @@ async fn apply_pod(
     let pod = match build_pod(run, &ctx.runner, term) {
         Ok(pod) => pod,
         Err(error) => {
-            let verdict = Verdict::refused_inputs(now, &error.to_string());
+            let why = error.to_string();
+            let verdict = match error {
+                BuildError::SharedSecret { .. } => Verdict::refused_setup(now, &why),
+                BuildError::InputsTooLarge { .. } | BuildError::NoApi | BuildError::Encode(_) => {
+                    Verdict::refused_inputs(now, &why)
+                }
+            };
             return apply_verdict(ctx, run, &verdict).await;
         }
     };

@@ -11,6 +11,7 @@ pub mod executor;
 pub mod judge;
 pub mod labels;
 pub mod names;
+pub mod network;
 pub mod operation;
 pub mod planner;
 pub mod pod;

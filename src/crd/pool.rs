@@ -14,6 +14,7 @@ pub use super::executor::{
     ClaudeCodeExecutor, ClaudeEffort, CodexEffort, CodexExecutor, CodexSandbox, OpenCodeExecutor,
     PermissionMode,
 };
+pub use super::network::{CaBundleKind, CaBundleRef, Egress, EgressRule};
 
 /// Which kind of agent.
 #[derive(
@@ -63,6 +64,8 @@ impl Role {
     doc = "An AgentPool is a number of slots for agents of one role, and the template of the Pods that fill them.",
     validation = Rule::new("self.metadata.name.size() <= 40").message("name: must be at most 40 characters, because slot names are made from it"),
     validation = Rule::new("!self.metadata.name.contains('.')").message("name: must not contain '.', use lower case letters, digits and '-'"),
+    validation = Rule::new("!has(self.spec.loginSecretRef) || self.spec.executor.type in ['ClaudeCode', 'Codex', 'OpenCode']").message("loginSecretRef: only an executor of type ClaudeCode, Codex or OpenCode is logged in by a file; give a Command its credentials by credentialsSecretRef"),
+    validation = Rule::new("!has(self.spec.noProxy) || has(self.spec.proxyURL)").message("noProxy: names exceptions from proxyURL, set that too"),
     printcolumn(name = "Role", type_ = "string", json_path = ".spec.role"),
     printcolumn(name = "Slots", type_ = "integer", json_path = ".spec.replicas"),
     printcolumn(name = "Busy", type_ = "integer", json_path = ".status.busy"),
@@ -93,12 +96,31 @@ pub struct AgentPoolSpec {
     /// Secret whose keys become environment variables of the agent container.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials_secret_ref: Option<SecretRef>,
+    /// Secret with the file that the agent program keeps its login in, for a subscription instead of a
+    /// key: `.credentials.json` for ClaudeCode, `auth.json` for Codex and OpenCode.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub login_secret_ref: Option<SecretRef>,
     /// Compute resources of the agent container.
     #[serde(default)]
     pub resources: Resources,
     /// Where the Pods may connect to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub egress: Option<Egress>,
+    /// Proxy for what leaves the cluster, by http and https: the agent, git, and what they start.
+    #[serde(default, rename = "proxyURL", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 512))]
+    #[x_kube(validation = Rule::new("!self.contains('@')").message("proxyURL: must not contain credentials, because every program in the Pod can read it; let the proxy know its clients by their addresses"))]
+    #[x_kube(validation = Rule::new("self.matches('^https?://([A-Za-z0-9._-]+|[[][0-9A-Fa-f:.]+[]]):([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])/?$')").message("proxyURL: must be an http or https URL with a host, a port and nothing else, such as http://proxy.example.com:3128"))]
+    pub proxy_url: Option<String>,
+    /// Hosts, domains and ranges that are reached without the proxy. The Services of the cluster always
+    /// are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 50), inner(length(max = 253)))]
+    #[x_kube(validation = Rule::new("self.all(n, n.matches('^[A-Za-z0-9.:/_-]+$'))").message("noProxy: must be hosts, domains such as .example.com, or ranges such as 10.0.0.0/8"))]
+    pub no_proxy: Vec<String>,
+    /// Certificates of authorities that are trusted besides the public ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_bundle_ref: Option<CaBundleRef>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub runtime_class_name: Option<String>,
@@ -110,6 +132,13 @@ pub struct AgentPoolSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 10))]
     pub image_pull_secrets: Vec<SecretRef>,
+}
+
+impl AgentPoolSpec {
+    /// The Secret whose account with the provider its agents use up, when they have one.
+    pub fn credential(&self) -> Option<&SecretRef> {
+        self.login_secret_ref.as_ref().or(self.credentials_secret_ref.as_ref())
+    }
 }
 
 fn default_replicas() -> i32 {
@@ -150,35 +179,6 @@ pub struct Resources {
     #[schemars(extend("maxProperties" = 20))]
     #[x_kube(validation = Rule::new("self.all(name, isQuantity(self[name]))").message("resources: must be Kubernetes quantities such as 500m or 1Gi"))]
     pub limits: BTreeMap<String, String>,
-}
-
-/// Addresses and TCP ports that the pool's Pods may reach besides DNS.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct Egress {
-    /// Ranges that may be reached; empty: none.
-    #[serde(default)]
-    #[schemars(length(max = 50))]
-    pub allow: Vec<EgressRule>,
-}
-
-/// One range of addresses with the TCP ports that may be reached there.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct EgressRule {
-    /// Range of addresses.
-    #[schemars(length(max = 64))]
-    #[x_kube(validation = Rule::new("isCIDR(self)").message("cidr: must be a range such as 0.0.0.0/0 or 10.0.0.0/8"))]
-    pub cidr: String,
-    /// Ranges within it that may not be reached.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 50), inner(length(max = 64)))]
-    #[x_kube(validation = Rule::new("self.all(c, isCIDR(c))").message("except: must be ranges such as 10.0.0.0/8"))]
-    pub except: Vec<String>,
-    /// Empty: every port.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 50), inner(range(min = 1, max = 65535)))]
-    pub ports: Vec<i32>,
 }
 
 /// What works on the Task: exactly the member named by `type` is set.

@@ -10,6 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::judge::ReviewRules;
+use super::network::CaBundleRef;
 use super::planner::PlanTarget;
 use super::pool::{Executor, ImagePullPolicy, Resources, Role};
 use super::recovery::FailureDetail;
@@ -272,6 +273,23 @@ pub struct RunTemplate {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 10))]
     pub image_pull_secrets: Vec<SecretRef>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub login_secret_ref: Option<SecretRef>,
+    #[serde(default, rename = "proxyURL", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 512))]
+    pub proxy_url: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 50), inner(length(max = 253)))]
+    pub no_proxy: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_bundle_ref: Option<CaBundleRef>,
+}
+
+impl RunTemplate {
+    /// The Secret whose account with the provider the agent uses up, when it has one.
+    pub fn credential(&self) -> Option<&SecretRef> {
+        self.login_secret_ref.as_ref().or(self.credentials_secret_ref.as_ref())
+    }
 }
 
 /// Bounds that hold for this attempt whatever is edited later.

@@ -85,6 +85,16 @@ pub mod path {
     pub const CREDENTIALS: &str = "/credentials/git";
     /// The Run's token for the API; mounted in `publish` of a plan only.
     pub const API_TOKEN: &str = "/credentials/api/token";
+    /// The file of the agent program's login, in the name of its key; mounted in `agent` only.
+    pub const LOGIN: &str = "/credentials/login";
+    /// The pool's own certificate authorities; mounted in `checkout` only.
+    pub const CA_BUNDLE: &str = "/credentials/ca";
+    /// Name of the file in [`CA_BUNDLE`].
+    pub const CA_FILE: &str = "ca.crt";
+    /// Where [`TRUSTED`] lies.
+    pub const TRUST: &str = "/trust";
+    /// All authorities that programs are to trust, when the pool names its own.
+    pub const TRUSTED: &str = "/trust/ca.crt";
     /// Writable home.
     pub const HOME: &str = "/home/agent";
 }

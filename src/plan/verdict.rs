@@ -127,6 +127,11 @@ impl Verdict {
         Self::failed(now, code::INPUTS_TOO_LARGE, why)
     }
 
+    /// The Run cannot start before a person corrects what it was made from.
+    pub fn refused_setup(now: Timestamp, why: &str) -> Self {
+        Self::failed(now, "setup_or_bootstrap_issue", why)
+    }
+
     fn failed(now: Timestamp, code: &str, summary: &str) -> Self {
         let class = class_of(code, summary);
         Self { code: code.into(), class, ..Self::new(RunPhase::Failed, now, summary) }

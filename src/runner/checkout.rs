@@ -26,6 +26,7 @@ use super::git::remote::{Remote, retry};
 use super::git::{FailureKind, Git, GitError, IDENTITY};
 use super::planning;
 use super::review::{self, ReviewError};
+use super::trust;
 use crate::crd::Purpose;
 use crate::crd::wire::{ContainerResult, Inputs, Outcome, path};
 
@@ -45,6 +46,12 @@ pub struct Paths {
     pub exchange: PathBuf,
     /// Git credentials, mounted in `checkout` and `publish` only.
     pub credentials: PathBuf,
+    /// The pool's own certificate authorities, mounted in `checkout` only.
+    pub authorities: PathBuf,
+    /// The public ones.
+    pub system_authorities: PathBuf,
+    /// Where both are put for all containers.
+    pub trusted: PathBuf,
     /// Where the runner is put for the agent's container.
     pub runner: PathBuf,
     /// The running program.
@@ -58,6 +65,9 @@ impl Default for Paths {
             checkout: path::CHECKOUT.into(),
             exchange: path::EXCHANGE.into(),
             credentials: path::CREDENTIALS.into(),
+            authorities: Path::new(path::CA_BUNDLE).join(path::CA_FILE),
+            system_authorities: trust::SYSTEM.into(),
+            trusted: path::TRUSTED.into(),
             runner: path::RUNNER.into(),
             executable: "/proc/self/exe".into(),
         }
@@ -137,6 +147,9 @@ pub async fn run(inputs: &Inputs, paths: &Paths, stop: &CancellationToken) -> Co
         summary,
         ..ContainerResult::new(Outcome::Success)
     };
+    if let Err(error) = trust::write(inputs, &paths.system_authorities, &paths.authorities, &paths.trusted) {
+        return error.into_result();
+    }
     match inputs.spec.purpose {
         Purpose::Execute | Purpose::Plan => prepare(inputs, paths, stop)
             .await

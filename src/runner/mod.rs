@@ -12,6 +12,7 @@ pub mod publish;
 pub mod report;
 pub mod review;
 pub mod script;
+pub mod trust;
 pub mod verify;
 pub mod walker;
 

@@ -51,6 +51,12 @@ pub struct Server {
 
 impl Server {
     pub fn start() -> Self {
+        Self::speaking(|stream| stream)
+    }
+
+    /// As `start`, behind what `over` makes of each connection, such as TLS.
+    pub fn speaking<S: Read + Write>(over: impl Fn(TcpStream) -> S + Send + Sync + 'static) -> Self {
+        let over = Arc::new(over);
         let root = tempfile::tempdir().expect("directory");
         let listener = TcpListener::bind("127.0.0.1:0").expect("listen");
         let address = listener.local_addr().expect("address").to_string();
@@ -58,8 +64,8 @@ impl Server {
         let (projects, shared) = (root.path().to_path_buf(), behaviour.clone());
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                let (projects, shared) = (projects.clone(), shared.clone());
-                std::thread::spawn(move || serve(stream, &projects, &shared));
+                let (projects, shared, over) = (projects.clone(), shared.clone(), over.clone());
+                std::thread::spawn(move || serve(over(stream), &projects, &shared));
             }
         });
         Self { root, address, behaviour }
@@ -134,8 +140,8 @@ pub fn git(directory: &Path, arguments: &[&str]) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-fn serve(mut stream: TcpStream, projects: &Path, behaviour: &Mutex<Behaviour>) -> Option<()> {
-    let mut reader = BufReader::new(stream.try_clone().ok()?);
+fn serve(stream: impl Read + Write, projects: &Path, behaviour: &Mutex<Behaviour>) -> Option<()> {
+    let mut reader = BufReader::new(stream);
     let mut line = String::new();
     reader.read_line(&mut line).ok()?;
     let mut words = line.split_whitespace();
@@ -150,9 +156,10 @@ fn serve(mut stream: TcpStream, projects: &Path, behaviour: &Mutex<Behaviour>) -
     let header = |name: &str| headers.get(name).cloned().unwrap_or_default();
     let authorization = header("authorization");
     if header("expect") == "100-continue" {
-        stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").ok()?;
+        reader.get_mut().write_all(b"HTTP/1.1 100 Continue\r\n\r\n").ok()?;
     }
     let body = body(&mut reader, &headers)?;
+    let mut stream = reader.into_inner();
     let (path, query) = target.split_once('?').unwrap_or((&target, ""));
     let pushing = method == "POST" && path.ends_with("git-receive-pack");
     let refusal = {
@@ -330,6 +337,9 @@ impl Pod {
             checkout: dir.path().join("workspace/repo"),
             exchange: dir.path().join("exchange"),
             credentials: dir.path().join("credentials"),
+            authorities: dir.path().join("authorities"),
+            system_authorities: dir.path().join("system-authorities"),
+            trusted: dir.path().join("trusted"),
             runner: dir.path().join("opentiger/opentiger-runner"),
             executable,
         };

@@ -18,7 +18,7 @@ use crate::pod::{Ended, Pod, poll};
 const KEY: &str = "sk-canary-0123456789";
 
 /// A pod whose image holds `program` as a script.
-fn agent(program: &str, script: &str) -> Pod {
+pub fn agent(program: &str, script: &str) -> Pod {
     let executor = match program {
         "claude" => Executor {
             type_: ExecutorType::ClaudeCode,
@@ -56,7 +56,7 @@ fn agent(program: &str, script: &str) -> Pod {
     pod.env("PATH", &path).env("ANTHROPIC_API_KEY", KEY).env("OPENAI_API_KEY", KEY)
 }
 
-fn recorded(name: &str) -> String {
+pub fn recorded(name: &str) -> String {
     format!("{}/tests/runner_execute/recorded/{name}", env!("CARGO_MANIFEST_DIR"))
 }
 
@@ -241,6 +241,39 @@ fn the_agent_gets_the_prompt_its_key_and_no_other_secret() {
     assert!(env.contains(&format!("ANTHROPIC_API_KEY={KEY}")) && env.contains("CARGO_HOME=/cargo"), "{env}");
     for other in ["FORGE_TOKEN", "DATABASE_URL", "NPM_TOKEN", "OPENAI_API_KEY", "OUTSIDE="] {
         assert!(!env.contains(other), "{other}: {env}");
+    }
+}
+
+/// The names that the Pod of a pool with proxy and authorities has (`build::proxy`, `build::trust`).
+#[test]
+fn the_agent_and_what_verifies_it_know_the_way_out_and_whom_to_trust() {
+    const NAMES: [&str; 13] = [
+        "HTTP_PROXY",
+        "http_proxy",
+        "HTTPS_PROXY",
+        "https_proxy",
+        "NO_PROXY",
+        "no_proxy",
+        "SSL_CERT_FILE",
+        "GIT_SSL_CAINFO",
+        "CURL_CA_BUNDLE",
+        "NODE_EXTRA_CA_CERTS",
+        "REQUESTS_CA_BUNDLE",
+        "PIP_CERT",
+        "CARGO_HTTP_CAINFO",
+    ];
+    let pod = agent("claude", r#"env > "$HOME/env"; echo 'env > "$HOME/verified"' > see.sh"#);
+    let pod = NAMES.iter().fold(pod, |pod, name| pod.env(name, &format!("value-of-{name}")));
+    let pod = pod.commands(&["sh see.sh"]);
+    assert_eq!(pod.run().brief(), "Success - 0");
+    for place in ["env", "verified"] {
+        let seen = fs::read_to_string(pod.outside(place)).expect("seen");
+        for name in NAMES {
+            assert!(
+                seen.lines().any(|line| line == format!("{name}=value-of-{name}")),
+                "{place} {name}: {seen}"
+            );
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod agents;
 mod faults;
+mod logins;
 mod outcomes;
 mod pod;
 mod reviews;

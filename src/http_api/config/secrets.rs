@@ -64,7 +64,8 @@ pub(super) fn refusal(key: &Key, secret: Option<&str>, live: &Live) -> Option<St
 /// Names of the AgentPools that give this Secret to their agents.
 pub(super) fn users(live: &Live, secret: &str) -> Vec<String> {
     let names = |pool: &&crate::crd::AgentPool| {
-        pool.spec.credentials_secret_ref.as_ref().is_some_and(|reference| reference.name == secret)
+        let given = [&pool.spec.credentials_secret_ref, &pool.spec.login_secret_ref];
+        given.into_iter().flatten().any(|reference| reference.name == secret)
     };
     live.pools.iter().filter(names).map(|pool| pool.name_any()).collect()
 }

@@ -48,11 +48,16 @@ impl Mask {
             .filter(|(name, _)| names.contains(name))
             .filter_map(|(_, value)| value.to_str());
         let lines = values.flat_map(|value| std::iter::once(value).chain(value.lines())).map(str::trim);
-        let mut secrets: Vec<String> =
-            lines.filter(|line| line.len() >= MIN_SECRET_BYTES).map(Into::into).collect();
-        secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
-        secrets.dedup();
-        Self { secrets }
+        let mut mask = Self::default();
+        mask.add(&lines.map(Into::into).collect::<Vec<String>>());
+        mask
+    }
+
+    /// Hides these values, too.
+    pub fn add(&mut self, secrets: &[String]) {
+        self.secrets.extend(secrets.iter().filter(|secret| secret.len() >= MIN_SECRET_BYTES).cloned());
+        self.secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
+        self.secrets.dedup();
     }
 
     /// `text` without secrets.

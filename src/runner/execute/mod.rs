@@ -7,6 +7,7 @@ mod changes;
 pub mod cli;
 pub(super) mod descendants;
 pub mod heartbeat;
+mod login;
 mod mask;
 pub mod mock;
 mod output;
@@ -59,6 +60,8 @@ pub struct Settings {
     pub checkout: PathBuf,
     /// Shared with `publish`.
     pub exchange: PathBuf,
+    /// Where the file of the agent program's login is mounted, when the pool names one.
+    pub login: PathBuf,
     /// The input document, handed to the mock executor.
     pub inputs: PathBuf,
     /// This program.
@@ -82,7 +85,16 @@ pub async fn run(
 ) -> (ContainerResult, Option<AgentEnd>) {
     let heartbeat = Heartbeat::new(&settings.exchange);
     heartbeat.beat();
-    let mask = Mask::of(&settings.environment);
+    let login = login::read(inputs, settings);
+    let mut mask = Mask::of(&settings.environment);
+    mask.add(
+        login
+            .as_ref()
+            .ok()
+            .and_then(Option::as_ref)
+            .map(|login| login.secrets.as_slice())
+            .unwrap_or_default(),
+    );
     let mut supervisor = match Supervisor::new(stop, heartbeat, mask, settings.kill_after) {
         Ok(supervisor) => supervisor,
         Err(error) => {
@@ -100,10 +112,11 @@ pub async fn run(
             return (infra("failed to meet publish", &io::Error::other(error)), None);
         }
     };
-    let worked = match inputs.spec.purpose {
-        Purpose::Execute | Purpose::Merge => work(&mut supervisor, inputs, settings).await,
-        Purpose::Plan => planning::work(&mut supervisor, inputs, settings).await,
-        Purpose::Judge => review::work(&mut supervisor, inputs, settings).await,
+    let worked = match (login.and_then(|login| login::place(login, settings)), inputs.spec.purpose) {
+        (Err(early), _) => Err(early),
+        (Ok(()), Purpose::Execute | Purpose::Merge) => work(&mut supervisor, inputs, settings).await,
+        (Ok(()), Purpose::Plan) => planning::work(&mut supervisor, inputs, settings).await,
+        (Ok(()), Purpose::Judge) => review::work(&mut supervisor, inputs, settings).await,
     };
     let mut result = worked.unwrap_or_else(|early| *early);
     result.tokens = supervisor.spent().tokens;

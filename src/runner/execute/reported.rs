@@ -55,7 +55,7 @@ fn result(inputs: &Inputs, failure: &Failure, settings: &Settings) -> ContainerR
 /// What a person has to do about a key that is refused.
 fn check_the_key(inputs: &Inputs) -> String {
     let pool = &inputs.spec.pool;
-    match &inputs.spec.template.credentials_secret_ref {
+    match inputs.spec.template.credential() {
         Some(secret) => {
             format!("the provider refused the key, check Secret {} of AgentPool {pool}", secret.name)
         }

@@ -118,7 +118,7 @@ impl FailureKind {
             Self::ServerNotTrusted => Ending(
                 Failed,
                 "repository_host_not_trusted",
-                "Put the server's host key into known_hosts of the Secret, or make its certificate trusted in the runner image.",
+                "Put the server's host key into known_hosts of the Secret, or name the authority of its certificate in caBundleRef of the AgentPool.",
             ),
             Self::HostUnknown => Ending(
                 Infra,

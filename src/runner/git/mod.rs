@@ -36,7 +36,7 @@ const MAX_DETAIL: usize = 600;
 
 /// Variables taken over from our own environment: where programs are, and what reaching the server
 /// through the cluster's proxy and trust store needs.
-const INHERITED: [&str; 9] = [
+const INHERITED: [&str; 10] = [
     "PATH",
     "HTTP_PROXY",
     "HTTPS_PROXY",
@@ -46,6 +46,7 @@ const INHERITED: [&str; 9] = [
     "no_proxy",
     "SSL_CERT_FILE",
     "SSL_CERT_DIR",
+    "GIT_SSL_CAINFO",
 ];
 
 /// Configuration of every command. It is handed over in the environment of git (`GIT_CONFIG_COUNT`),

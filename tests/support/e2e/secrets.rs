@@ -1,9 +1,11 @@
 //! What the agent can reach: the model's key and the checkout, nothing else of ours.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use opentiger::crd::TaskPhase;
 
 use super::node;
-use super::node::{DATABASE_CANARY, GIT_CANARY, MODEL_CANARY};
+use super::node::{DATABASE_CANARY, GIT_CANARY, MODEL_CANARY, Node, RELEASE};
 use super::space::{ATTEMPT, Database, Space};
 
 /// Looks everywhere for credentials and says what it found, then does its work.
@@ -14,7 +16,12 @@ for place in /credentials /credentials/git /repo /var/run/secrets /run/secrets; 
 done
 tr '\0' '\n' </proc/1/environ | grep . && echo "probe parent: FOUND" || echo "probe parent: nothing"
 grep -rls 'canary-gi[t]' / --exclude-dir=proc --exclude-dir=sys && echo "probe files: FOUND" || echo "probe files: nothing"
+grep -ls 'canary-gi[t]\|canary-databas[e]' /proc/[0-9]*/environ /proc/[0-9]*/cmdline && echo "probe processes: FOUND" || echo "probe processes: nothing"
+grep -rlIsE 'eyJ[A-Za-z0-9_-]{16,}[.]eyJ' / --exclude-dir=proc --exclude-dir=sys && echo "probe tokens: FOUND" || echo "probe tokens: nothing"
+cut -d ' ' -f 5 /proc/self/mountinfo | grep -vE '^/$|^/(proc|sys|dev)(/|$)|^/etc/(hosts|hostname|resolv.conf)$|^/(opentiger|workspace|exchange|inputs|tmp|home/agent)$' && echo "probe mounts: FOUND" || echo "probe mounts: nothing"
 git remote -v | grep . && echo "probe remote: FOUND" || echo "probe remote: nothing"
+git config --show-origin --get-regexp '^(credential|http|url)[.]' && echo "probe helpers: FOUND" || echo "probe helpers: nothing"
+ls -d ~/.git-credentials ~/.netrc ~/.ssh ~/.config/git /etc/gitconfig 2>/dev/null && echo "probe logins: FOUND" || echo "probe logins: nothing"
 export GIT_TERMINAL_PROMPT=0
 timeout 10 git push "$URL" HEAD:refs/heads/stolen 2>&1 && echo "probe push: PUSHED" || echo "probe push: refused"
 api=https://$KUBERNETES_SERVICE_HOST:$KUBERNETES_SERVICE_PORT/api/v1/namespaces/e2e-secrets/secrets/git-credentials
@@ -47,7 +54,12 @@ async fn the_agent_finds_no_credentials_and_no_secret_is_shown_anywhere() {
         "probe /run/secrets: nothing",
         "probe parent: nothing",
         "probe files: nothing",
+        "probe processes: nothing",
+        "probe tokens: nothing",
+        "probe mounts: nothing",
         "probe remote: nothing",
+        "probe helpers: nothing",
+        "probe logins: nothing",
         "probe push: refused",
         "probe api: refused",
         "probe root: read-only",
@@ -64,9 +76,19 @@ async fn the_agent_finds_no_credentials_and_no_secret_is_shown_anywhere() {
     shown.push_str(&Database::connect(space.node).await.everything().await);
     shown.push_str(&space.node.release_logs());
     assert!(shown.contains("probe push: refused"), "the rows of run_logs are among what is searched");
-    for canary in [GIT_CANARY, MODEL_CANARY, DATABASE_CANARY] {
+    let api_key = api_key(space.node);
+    for canary in [GIT_CANARY, MODEL_CANARY, DATABASE_CANARY, &api_key] {
         assert!(!shown.contains(canary), "{canary} is shown: {}", around(&shown, canary));
     }
+}
+
+/// The key of the HTTP API, which the chart has made.
+fn api_key(node: &Node) -> String {
+    let get = ["-n", RELEASE, "get", "secret", "opentiger-api-keys", "-o", "jsonpath={.data.keys}"];
+    let keys = STANDARD.decode(node.kubectl(&get).trim()).expect("base64");
+    let key = String::from_utf8(keys).expect("text").lines().next().unwrap_or_default().to_string();
+    assert!(key.len() >= 16, "a key to look for");
+    key
 }
 
 /// The text around a finding.

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::report::{Failure, Kind, Report, usage};
-use super::{Cli, Environment, Invocation, call, number, pairs, text, words};
+use super::{Cli, Environment, Invocation, LoginFile, call, number, pairs, text, words};
 use crate::crd::TokenUsage;
 use crate::crd::pool::Executor;
 use crate::plan::quota::Refusal;
@@ -41,6 +41,16 @@ impl Cli for ClaudeCode {
 
     fn accepts(&self, _: &Executor, name: &str) -> bool {
         name.starts_with("ANTHROPIC_") || name.starts_with("CLAUDE_CODE_")
+    }
+
+    fn login(&self) -> LoginFile {
+        LoginFile { program: "claude", key: ".credentials.json", place: ".claude/.credentials.json" }
+    }
+
+    fn check_login(&self, _: &Executor, content: &Value) -> Result<(), String> {
+        let has = |token: &str| !text(content, &format!("/claudeAiOauth/{token}")).is_empty();
+        let is_login = has("accessToken") || has("refreshToken");
+        is_login.then_some(()).ok_or_else(|| "has no claudeAiOauth.accessToken".into())
     }
 
     fn event(&self, event: &Value, report: &mut Report) -> Option<String> {

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::report::{Failure, Report, usage};
-use super::{Cli, Environment, Invocation, call, number, pairs, text, variable, words};
+use super::{Cli, Environment, Invocation, LoginFile, call, number, pairs, text, variable, words};
 use crate::crd::pool::Executor;
 
 /// The program.
@@ -35,6 +35,16 @@ impl Cli for Codex {
     fn accepts(&self, _: &Executor, name: &str) -> bool {
         name.starts_with("CODEX_")
             || ["OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_ORGANIZATION", "OPENAI_PROJECT"].contains(&name)
+    }
+
+    fn login(&self) -> LoginFile {
+        LoginFile { program: "codex", key: "auth.json", place: ".codex/auth.json" }
+    }
+
+    fn check_login(&self, _: &Executor, content: &Value) -> Result<(), String> {
+        let has = |pointer: &str| !text(content, pointer).is_empty();
+        let is_login = has("/tokens/access_token") || has("/tokens/refresh_token") || has("/OPENAI_API_KEY");
+        is_login.then_some(()).ok_or_else(|| "has neither tokens.access_token nor OPENAI_API_KEY".into())
     }
 
     fn event(&self, event: &Value, report: &mut Report) -> Option<String> {

@@ -36,6 +36,17 @@ pub struct Invocation {
     pub env: Vec<(OsString, OsString)>,
 }
 
+/// The file in which a program keeps its login.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LoginFile {
+    /// The program, as it is typed.
+    pub program: &'static str,
+    /// Key of the Secret: the file's name.
+    pub key: &'static str,
+    /// Where the program looks for it, below the home (spec agents 2.6).
+    pub place: &'static str,
+}
+
 /// One agent program.
 pub trait Cli: Debug + Sync {
     /// How it is called. `None` when the executor lacks its settings.
@@ -43,6 +54,12 @@ pub trait Cli: Debug + Sync {
 
     /// Whether a variable of the container is for this program, besides those that all get.
     fn accepts(&self, executor: &Executor, name: &str) -> bool;
+
+    /// The file in which it keeps its login.
+    fn login(&self) -> LoginFile;
+
+    /// Whether the content of that file logs it in. The error completes the sentence "the file ...".
+    fn check_login(&self, executor: &Executor, content: &Value) -> Result<(), String>;
 
     /// Takes an event of its standard output in. Returns what people see of it.
     fn event(&self, event: &Value, report: &mut Report) -> Option<String>;
@@ -62,7 +79,7 @@ pub fn of(type_: ExecutorType) -> Option<&'static dyn Cli> {
 }
 
 /// Variables that every program gets.
-const COMMON: [&str; 20] = [
+const COMMON: [&str; 22] = [
     "PATH",
     "HOME",
     "USER",
@@ -77,6 +94,8 @@ const COMMON: [&str; 20] = [
     "SSL_CERT_DIR",
     "NODE_EXTRA_CA_CERTS",
     "GIT_SSL_CAINFO",
+    "CURL_CA_BUNDLE",
+    "REQUESTS_CA_BUNDLE",
     "LD_LIBRARY_PATH",
     "PKG_CONFIG_PATH",
     "CC",

@@ -6,7 +6,7 @@
 use serde_json::{Value, json};
 
 use super::report::{Failure, Kind, Report, usage};
-use super::{Cli, Environment, Invocation, call, number, pairs, text, variable, words};
+use super::{Cli, Environment, Invocation, LoginFile, call, number, pairs, text, variable, words};
 use crate::crd::pool::Executor;
 use crate::plan::quota::Refusal;
 
@@ -36,6 +36,18 @@ impl Cli for OpenCode {
             "google" => google.contains(&name) || name == "GOOGLE_BASE_URL",
             provider => name.starts_with(&prefix(provider)),
         }
+    }
+
+    fn login(&self) -> LoginFile {
+        LoginFile { program: "opencode", key: "auth.json", place: ".local/share/opencode/auth.json" }
+    }
+
+    /// One entry for each provider, and that of the model must be there.
+    fn check_login(&self, executor: &Executor, content: &Value) -> Result<(), String> {
+        let provider = provider(executor);
+        let entry = content.get(provider).map(|entry| text(entry, "/type")).unwrap_or_default();
+        let is_login = !entry.is_empty();
+        is_login.then_some(()).ok_or_else(|| format!("has no login for provider {provider} of the model"))
     }
 
     fn event(&self, event: &Value, report: &mut Report) -> Option<String> {
