@@ -59,7 +59,7 @@ class Provider(BaseHTTPRequestHandler):
             threading.Event().wait()
         if scenario == "SCENARIO-LIMIT":
             return self.limit(path)
-        (self.messages if path.endswith("/messages") else self.responses)(request, text, scenario)
+        (self.anthropic if path.endswith("/messages") else self.openai)(request, text, scenario)
 
     def limit(self, path):
         error = {"type": "rate_limit_error", "message": "This request would exceed your account's rate limit. Please try again later."}
@@ -86,7 +86,7 @@ class Provider(BaseHTTPRequestHandler):
         self.wfile.flush()
         self.close_connection = True
 
-    def messages(self, request, text, scenario):
+    def anthropic(self, request, text, scenario):
         found = tool(request.get("tools"), ("Bash", "bash"))
         called = '"tool_result"' in text
         usage = {"input_tokens": 1000, "output_tokens": 1, "cache_creation_input_tokens": 0, "cache_read_input_tokens": 0}
@@ -111,7 +111,7 @@ class Provider(BaseHTTPRequestHandler):
         content = {"type": "text", "text": DONE}
         self.answer(200, {**message, "content": [content], "stop_reason": "end_turn"})
 
-    def responses(self, request, text, scenario):
+    def openai(self, request, text, scenario):
         found = tool(request.get("tools"), ("exec_command", "shell_command", "shell", "local_shell"))
         called = '"function_call_output"' in text
         number = len(request.get("input") or [])
