@@ -6,6 +6,7 @@
 mod changes;
 pub mod cli;
 pub(super) mod descendants;
+mod guidance;
 pub mod heartbeat;
 mod login;
 mod mask;
@@ -17,6 +18,7 @@ mod program;
 mod prompt;
 mod reported;
 mod review;
+mod roles;
 
 use std::ffi::OsString;
 use std::io;
@@ -158,7 +160,8 @@ async fn work(
     settings: &Settings,
 ) -> Result<ContainerResult, Early> {
     let policy = readable_inputs(inputs)?;
-    let files = prompt::write(&settings.exchange, inputs)
+    let text = prompt::render(inputs, &guidance::read(&settings.checkout));
+    let files = prompt::write(&settings.exchange, inputs, &supervisor.mask().hide(text))
         .map_err(|error| infra("failed to write the prompt", &error))?;
     let plain = without_secrets(&settings.environment);
     let marker = settings.exchange.join("agent.start");

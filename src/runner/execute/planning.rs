@@ -2,7 +2,6 @@
 //! writes a plan. Nothing is verified and no change of the checkout matters.
 
 use std::ffi::OsString;
-use std::fs;
 use std::io;
 use std::path::Path;
 
@@ -51,9 +50,7 @@ pub(super) async fn work(
 }
 
 fn write(exchange: &Path, inputs: &Inputs) -> io::Result<Files> {
-    let files = prompt::write(exchange, inputs)?;
-    fs::write(&files.prompt, render(inputs))?;
-    Ok(files)
+    prompt::write(exchange, inputs, &render(inputs))
 }
 
 /// The prompt of a plan (spec agents 6.2).

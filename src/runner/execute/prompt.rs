@@ -1,7 +1,7 @@
 //! What the executor is told: a prompt to read and the task as JSON (spec agents 1.10).
 //!
 //! Both lie outside the checkout, so that they are no part of the change. Must not hold anything but
-//! the frozen inputs.
+//! the frozen inputs, the role's instructions and the repository's guidance for agents.
 
 use std::fs;
 use std::io;
@@ -10,6 +10,8 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
+use super::guidance::Guidance;
+use super::roles;
 use crate::crd::wire::Inputs;
 use crate::runner::review::bundle::Bundle;
 use crate::runner::review::change::ChangedFile;
@@ -27,13 +29,13 @@ pub struct Files {
     pub task: PathBuf,
 }
 
-/// Writes both files into `dir`.
+/// Writes both files into `dir`: this prompt, and the task.
 ///
 /// # Errors
 /// When they cannot be written.
-pub fn write(dir: &Path, inputs: &Inputs) -> io::Result<Files> {
+pub fn write(dir: &Path, inputs: &Inputs, prompt: &str) -> io::Result<Files> {
     let files = Files { prompt: dir.join("prompt.md"), task: dir.join("task.json") };
-    fs::write(&files.prompt, render(inputs))?;
+    fs::write(&files.prompt, prompt)?;
     fs::write(&files.task, serde_json::to_vec_pretty(&task(inputs))?)?;
     Ok(files)
 }
@@ -43,10 +45,7 @@ pub fn write(dir: &Path, inputs: &Inputs) -> io::Result<Files> {
 /// # Errors
 /// When they cannot be written.
 pub fn write_review(dir: &Path, inputs: &Inputs, bundle: &Bundle, verdict: &Path) -> io::Result<Files> {
-    let files = Files { prompt: dir.join("prompt.md"), task: dir.join("task.json") };
-    fs::write(&files.prompt, render_review(inputs, bundle, verdict))?;
-    fs::write(&files.task, serde_json::to_vec_pretty(&task(inputs))?)?;
-    Ok(files)
+    write(dir, inputs, &render_review(inputs, bundle, verdict))
 }
 
 /// The prompt of a review (spec agents 5.3).
@@ -108,7 +107,7 @@ fn task(inputs: &Inputs) -> serde_json::Value {
 }
 
 /// The prompt, in the order of spec agents 1.10.
-pub fn render(inputs: &Inputs) -> String {
+pub fn render(inputs: &Inputs, guidance: &[Guidance]) -> String {
     let task = &inputs.spec.inputs;
     let mut text = format!("# {}\n\n{}\n", task.title, task.goal);
     text.push_str("\nWork in the current directory: it is a checkout of the repository.\n");
@@ -119,6 +118,13 @@ pub fn render(inputs: &Inputs) -> String {
     section(&mut text, "Paths you may change", &bullets(&task.allowed_paths));
     section(&mut text, "Paths you must not change", &bullets(&task.denied_paths));
     section(&mut text, "Commands that must pass", &bullets(&task.commands));
+    section(&mut text, "How to work", roles::instructions(inputs.spec.role));
+    for file in guidance {
+        let title = format!("What the repository says in {}", file.path);
+        let more = if file.cut { "\n(This is its beginning; read the file for the rest.)" } else { "" };
+        section(&mut text, &title, &format!("{}{more}", file.text.trim_end()));
+    }
+    // Last, so that no text of the repository stands after them.
     section(&mut text, "Rules", &bullets(&RULES.map(String::from)));
     text
 }
@@ -165,6 +171,7 @@ fn hint(message: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::crd::pool::Role;
     use crate::crd::run::RunSpec;
 
     #[test]
@@ -196,10 +203,32 @@ mod tests {
         inputs.spec.inputs.commands = vec!["make test".into()];
         inputs.spec.inputs.previous_failure =
             format!("\u{1b}[31mfailed\u{1b}[0m at /a/b/c\n{}", "x".repeat(3000));
-        let text = render(&inputs);
+        let text = render(&inputs, &[]);
         assert!(text.starts_with("# Fix the parser\n\nIt must read tabs.\n"), "{text}");
         assert!(text.contains("## Commands that must pass\n\n- make test\n"), "{text}");
         assert!(text.contains("## An earlier attempt failed\n\nfailed at <path> xxx"), "{text}");
         assert!(!text.contains("## Notes") && !text.contains(&"x".repeat(MAX_HINT_CHARS)), "{text}");
+    }
+    #[test]
+    fn each_role_is_told_how_to_work_and_the_rules_come_last() {
+        let mut inputs = Inputs {
+            schema_version: 1,
+            namespace: "n".into(),
+            run: "r".into(),
+            run_uid: "u".into(),
+            spec: RunSpec::default(),
+        };
+        let said = Guidance { path: "AGENTS.md", text: "Use tabs.\n".into(), cut: true };
+        let mut seen = Vec::new();
+        for role in [Role::Worker, Role::Tester, Role::Docser] {
+            inputs.spec.role = role;
+            let text = render(&inputs, std::slice::from_ref(&said));
+            let place = |part: &str| text.find(part).unwrap_or_else(|| panic!("{part} in {text}"));
+            let (role, guidance) =
+                (place("## How to work\n\n- "), place("in AGENTS.md\n\nUse tabs.\n(This is"));
+            assert!(role < guidance && guidance < place("## Rules\n"), "{text}");
+            assert!(!seen.contains(&text), "every role has its own");
+            seen.push(text);
+        }
     }
 }
