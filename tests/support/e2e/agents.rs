@@ -199,7 +199,9 @@ async fn carries_tasks_out(space: &Space, agent: &Agent) {
 async fn real_agent_programs_carry_tasks_out_and_end_as_they_should() {
     let space = Space::armed(node(), "e2e-agents").await;
     start_provider(&space);
-    for agent in [CLAUDE_CODE, CODEX, OPEN_CODE] {
-        carries_tasks_out(&space, &agent).await;
-    }
+    tokio::join!(
+        carries_tasks_out(&space, &CLAUDE_CODE),
+        carries_tasks_out(&space, &CODEX),
+        carries_tasks_out(&space, &OPEN_CODE),
+    );
 }
