@@ -156,6 +156,8 @@ fn spec(
         lane: slot.lane.clone(),
         target_areas: slot.target_areas.clone(),
         repository: RunRepository {
+            mode: repository.mode,
+            api_url: repository.api_url.clone(),
             url: repository.url.clone(),
             base_branch: base,
             branch,

@@ -6,6 +6,7 @@
 pub mod checkout;
 pub mod exchange;
 pub mod execute;
+pub mod forge;
 pub mod git;
 pub mod planning;
 pub mod publish;
