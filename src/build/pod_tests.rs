@@ -5,6 +5,11 @@ use crate::crd::run::SecretRef;
 use crate::plan::fixtures;
 
 fn pod(purpose: Purpose) -> Pod {
+    let (run, runner) = run_and_runner(purpose);
+    build_pod(&run, &runner, 1).expect("small")
+}
+
+fn run_and_runner(purpose: Purpose) -> (Run, RunnerImage) {
     let mut run = fixtures::run_of(&fixtures::task("a"));
     run.spec.purpose = purpose;
     run.spec.inputs.timebox = GoDuration("10m".into());
@@ -15,7 +20,7 @@ fn pod(purpose: Purpose) -> Pod {
         pull_policy: "IfNotPresent".into(),
         api_url: Some("http://api:4301".into()),
     };
-    build_pod(&run, &runner, 1).expect("small")
+    (run, runner)
 }
 
 /// Each container with its image, its mounts and what it takes from Secrets, in order; then the
@@ -75,6 +80,20 @@ fn the_verdict_of_a_judge_pod_sees_neither_workspace_nor_token() {
             "1800",
         ]
     );
+}
+
+#[test]
+fn on_github_the_publish_of_a_review_comments_with_the_token_and_its_agent_still_has_none() {
+    let (mut run, runner) = run_and_runner(Purpose::Judge);
+    run.spec.repository.mode = RepositoryMode::GitHub;
+    let spec = build_pod(&run, &runner, 1).expect("small").spec.expect("spec");
+    let mounts = |name: &str| {
+        let container = spec.containers.iter().find(|c| c.name == name).expect("there");
+        let names = container.volume_mounts.iter().flatten().map(|mount| mount.name.as_str());
+        names.collect::<Vec<_>>()
+    };
+    assert!(mounts("publish").contains(&"git-credentials") && !mounts("publish").contains(&"workspace"));
+    assert!(!mounts("agent").contains(&"git-credentials"));
 }
 
 #[test]

@@ -259,6 +259,11 @@ pub struct RunRepository {
     pub url: String,
     #[schemars(length(max = 255))]
     pub base_branch: String,
+    /// For mode GitHub: branch that the pull request is for, where it is not `baseBranch`: work that
+    /// mends another's starts from that one's branch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 255))]
+    pub merge_into: Option<String>,
     /// Branch the result is pushed to.
     #[schemars(length(max = 320))]
     pub branch: String,
@@ -266,6 +271,13 @@ pub struct RunRepository {
     pub credentials_secret_ref: Option<SecretRef>,
     #[serde(default)]
     pub submodules: Submodules,
+}
+
+impl RunRepository {
+    /// Branch that the pull request is for.
+    pub fn proposed_to(&self) -> &str {
+        self.merge_into.as_deref().unwrap_or(&self.base_branch)
+    }
 }
 
 /// The pool's template as it was at admission.

@@ -4,6 +4,7 @@
 //! able to reach either.
 
 pub mod checkout;
+pub mod clock;
 pub mod exchange;
 pub mod execute;
 pub mod forge;

@@ -141,10 +141,10 @@ async fn proposed(
     let files = review::change::files(git, &format!("{head}^1"), head).await?;
     let text = text::pull_request(inputs, &files, &result.summary);
     let repository = &inputs.spec.repository;
-    let pull = match ensure(forge, &repository.branch, &repository.base_branch, &text, false).await? {
+    let pull = match ensure(forge, &repository.branch, repository.proposed_to(), &text, false).await? {
         Ensured::Pull(pull) => pull,
         Ensured::NothingToMerge => {
-            let summary = format!("{} already has all of it", repository.base_branch);
+            let summary = format!("{} already has all of it", repository.proposed_to());
             return Ok(ContainerResult { summary, ..ContainerResult::new(Outcome::Noop) });
         }
     };

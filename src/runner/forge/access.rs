@@ -9,7 +9,6 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use super::failure::{FailureKind, ForgeError};
@@ -18,6 +17,7 @@ use super::{Address, app};
 use crate::crd::system::RepositoryMode;
 use crate::crd::wire::Inputs;
 use crate::runner::checkout::Paths;
+use crate::runner::clock;
 
 /// User name that GitHub wants beside a token.
 const USERNAME: &str = "x-access-token";
@@ -100,7 +100,7 @@ async fn token(secret: &Path, address: &Address, stop: &CancellationToken) -> Re
             if !installation.bytes().all(|byte| byte.is_ascii_digit()) {
                 return Err(misconfigured("the key installationId of the Secret is no number"));
             }
-            let proof = app::token(&id, &key, Timestamp::now())?;
+            let proof = app::token(&id, &key, clock::now())?;
             GitHub::new(address.clone(), &proof, stop)?.installation_token(&installation).await
         }
         (None, None, None) => Err(misconfigured(

@@ -8,7 +8,6 @@ use std::time::Duration;
 use http::Method;
 use http::header::ACCEPT;
 use http::request::Builder;
-use jiff::Timestamp;
 use octocrab::Octocrab;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -16,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::failure::{FailureKind, ForgeError};
 use super::{Address, Forge, Merge, Pull, State, Text};
 use crate::plan::judge::ci::{self, CheckState, Ci};
+use crate::runner::clock;
 
 /// Tries of a request that fails for a passing reason.
 pub(super) const TRIES: u32 = 3;
@@ -103,16 +103,17 @@ impl GitHub {
         };
         let request = Builder::new().method(method).uri(route).header(ACCEPT, "application/vnd.github+json");
         let request = self.crab.build_request(request, body).map_err(|error| unsent(&error))?;
-        let answered = async {
-            let response = self.crab.execute(request).await.map_err(|error| unsent(&told(&error)))?;
-            let (status, headers) = (response.status(), response.headers().clone());
-            let text = self.crab.body_to_string(response).await.map_err(|error| unsent(&told(&error)))?;
-            match status.is_success() {
-                true => Ok(serde_json::from_str(&text).unwrap_or(Value::Null)),
-                false => Err(ForgeError::of_answer(what, status, &headers, &text, Timestamp::now())
-                    .masking(&self.secrets)),
-            }
-        };
+        let answered =
+            async {
+                let response = self.crab.execute(request).await.map_err(|error| unsent(&told(&error)))?;
+                let (status, headers) = (response.status(), response.headers().clone());
+                let text = self.crab.body_to_string(response).await.map_err(|error| unsent(&told(&error)))?;
+                match status.is_success() {
+                    true => Ok(serde_json::from_str(&text).unwrap_or(Value::Null)),
+                    false => Err(ForgeError::of_answer(what, status, &headers, &text, clock::now())
+                        .masking(&self.secrets)),
+                }
+            };
         tokio::select! {
             () = self.stop.cancelled() => Err(ForgeError::new(FailureKind::Stopped, what, "we were told to stop")),
             answer = tokio::time::timeout(LIMIT, answered) => {

@@ -70,7 +70,7 @@ async fn attempt(
 ) -> Result<Try, ReviewError> {
     let repository = &inputs.spec.repository;
     let text = text::pull_request(inputs, &[], "");
-    let found = match ensure(forge, &repository.branch, &repository.base_branch, &text, true).await? {
+    let found = match ensure(forge, &repository.branch, repository.proposed_to(), &text, true).await? {
         Ensured::Pull(pull) => pull,
         Ensured::NothingToMerge => return Ok(nothing_left(inputs, target)),
     };

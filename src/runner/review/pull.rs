@@ -61,7 +61,7 @@ pub fn must_be_open(pull: &Pull) -> Result<(), ReviewError> {
 /// As [`must_be_open`]; [`ReviewError::Forge`].
 pub async fn is_over(inputs: &Inputs, forge: &GitHub) -> Result<(), ReviewError> {
     let repository = &inputs.spec.repository;
-    match forge.find(&repository.branch, &repository.base_branch).await? {
+    match forge.find(&repository.branch, repository.proposed_to()).await? {
         Some(pull) => must_be_open(&pull),
         None => Ok(()),
     }
@@ -78,7 +78,7 @@ pub async fn look(
 ) -> Result<Option<Proposal>, ReviewError> {
     let repository = &inputs.spec.repository;
     let text = text::pull_request(inputs, files, "");
-    let pull = match ensure(forge, &repository.branch, &repository.base_branch, &text, true).await? {
+    let pull = match ensure(forge, &repository.branch, repository.proposed_to(), &text, true).await? {
         Ensured::Pull(pull) => pull,
         Ensured::NothingToMerge => return Ok(None),
     };
