@@ -53,7 +53,7 @@ const IMPURE: &[&str] = &[
 
 /// Calls that read the world, and the files (or folders) that may make them.
 const CALLS: &[(&str, &[&str])] = &[
-    ("Timestamp::now", &["src/bin/", "src/controller/context.rs"]),
+    ("Timestamp::now", &["src/bin/", "src/controller/context.rs", "src/runner/clock.rs"]),
     ("SystemTime::now", &["src/bin/", "src/controller/context.rs"]),
     ("env::var", &["src/bin/", "src/config.rs"]),
     ("env::vars", &["src/bin/", "src/config.rs"]),

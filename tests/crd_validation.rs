@@ -332,6 +332,21 @@ fn merge(into: &mut Value, from: Value) {
     "spec: {repository: {url: 'https://user:secret@git.example.com/x.git'}}",
     "url: must not contain credentials, put them into a Secret"
 )]
+#[case(
+    SYSTEM,
+    "spec: {repository: {mode: GitHub, url: 'git@github.com:team/app.git', credentialsSecretRef: {name: g}}}",
+    "url: mode GitHub needs an http or https URL with owner and name"
+)]
+#[case(
+    SYSTEM,
+    "spec: {repository: {mode: GitHub, url: 'https://github.com/team/app'}}",
+    "credentialsSecretRef: mode GitHub needs a Secret"
+)]
+#[case(
+    SYSTEM,
+    "spec: {repository: {apiURL: 'https://ghe.example.com/api/v3'}}",
+    "apiURL: is for mode GitHub only"
+)]
 #[case(SYSTEM, "spec: {repository: {baseBranch: -x}}", "baseBranch: must be a git branch name such as main")]
 #[case(
     SYSTEM,

@@ -24,6 +24,7 @@ use kube::api::ObjectMeta;
 use super::run::run_labels;
 use super::{proxy, trust};
 use crate::crd::run::SecretRef;
+use crate::crd::system::RepositoryMode;
 use crate::crd::wire::{self, API_AUDIENCE, container, path};
 use crate::crd::{GoDuration, Purpose, Run, RunSpec, labels};
 
@@ -303,7 +304,14 @@ fn publish(spec: &RunSpec, runner: &RunnerImage) -> Container {
             mounts.push(mount("exchange", path::EXCHANGE, true));
             mounts.extend(credentials_mount(spec));
         }
-        Purpose::Judge => mounts.push(mount("exchange", path::EXCHANGE, true)),
+        Purpose::Judge => {
+            mounts.push(mount("exchange", path::EXCHANGE, true));
+            // For a comment on the pull request.
+            match spec.repository.mode {
+                RepositoryMode::Git => {}
+                RepositoryMode::GitHub => mounts.extend(credentials_mount(spec)),
+            }
+        }
         Purpose::Plan => {
             mounts.push(mount("exchange", path::EXCHANGE, true));
             mounts.push(mount(API_TOKEN, API_TOKEN_DIR, true));

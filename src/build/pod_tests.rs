@@ -217,6 +217,20 @@ fn the_verdict_of_a_judge_pod_sees_neither_workspace_nor_token() {
 }
 
 #[test]
+fn on_github_the_publish_of_a_review_comments_with_the_token_and_its_agent_still_has_none() {
+    let mut run = run(Purpose::Judge);
+    run.spec.repository.mode = RepositoryMode::GitHub;
+    let spec = build(&run).expect("small").spec.expect("spec");
+    let mounts = |name: &str| {
+        let container = spec.containers.iter().find(|c| c.name == name).expect("there");
+        let names = container.volume_mounts.iter().flatten().map(|mount| mount.name.as_str());
+        names.collect::<Vec<_>>()
+    };
+    assert!(mounts("publish").contains(&"git-credentials") && !mounts("publish").contains(&"workspace"));
+    assert!(!mounts("agent").contains(&"git-credentials"));
+}
+
+#[test]
 fn a_merge_pod_has_no_agent_and_no_model_key() {
     assert_eq!(
         shape(Purpose::Merge),

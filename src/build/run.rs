@@ -10,6 +10,7 @@ use kube::api::ObjectMeta;
 use crate::crd::planner::PlanTarget;
 use crate::crd::pool::Role;
 use crate::crd::run::{ReviewTarget, RunInputs, RunLimits, RunRepository, RunTemplate, TaskRef};
+use crate::crd::system::RepositoryMode;
 use crate::crd::{AgentPool, GoDuration, Purpose, Run, RunSpec, System, Task, labels, names, words};
 use crate::plan::judge::review_base;
 
@@ -117,6 +118,8 @@ pub fn build_review_run(
         }),
         ..spec(task, system, pool, slot, base, judge.branch)
     };
+    // Its base is the branch that the claim names, whatever the rules say now.
+    let spec = RunSpec { repository: RunRepository { merge_into: None, ..spec.repository }, ..spec };
     owned(task, name, spec, slot.term)
 }
 
@@ -160,6 +163,12 @@ fn spec(
         lane: slot.lane.clone(),
         target_areas: slot.target_areas.clone(),
         repository: RunRepository {
+            mode: repository.mode,
+            api_url: repository.api_url.clone(),
+            merge_into: match repository.mode {
+                RepositoryMode::Git => None,
+                RepositoryMode::GitHub => Some(review_base(task, &system.spec)).filter(|into| *into != base),
+            },
             url: repository.url.clone(),
             base_branch: base,
             branch,

@@ -15,7 +15,7 @@ use super::planner::PlanTarget;
 use super::pool::{Executor, ImagePullPolicy, Resources, Role};
 use super::recovery::FailureDetail;
 use super::restart::AgentCrash;
-use super::system::Submodules;
+use super::system::{RepositoryMode, Submodules};
 use super::task::{RiskLevel, TaskContext};
 use super::{Condition, GoDuration};
 
@@ -204,6 +204,18 @@ pub struct ReviewResult {
     pub code_files: i64,
 }
 
+/// A pull request on a forge.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PullRequest {
+    /// Its number in the repository.
+    #[schemars(range(min = 1))]
+    pub number: i64,
+    /// Its page.
+    #[schemars(length(max = 512))]
+    pub url: String,
+}
+
 /// The Task's spec as it was at admission.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -237,10 +249,22 @@ pub struct RunInputs {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RunRepository {
+    /// How the result is delivered.
+    #[serde(default)]
+    pub mode: RepositoryMode,
+    /// For mode GitHub: where the API is, when the URL does not tell.
+    #[serde(default, rename = "apiURL", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 2048))]
+    pub api_url: Option<String>,
     #[schemars(length(max = 2048))]
     pub url: String,
     #[schemars(length(max = 255))]
     pub base_branch: String,
+    /// For mode GitHub: branch that the pull request is for, where it is not `baseBranch`: work that
+    /// mends another's starts from that one's branch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 255))]
+    pub merge_into: Option<String>,
     /// Branch the result is pushed to.
     #[schemars(length(max = 320))]
     pub branch: String,
@@ -248,6 +272,13 @@ pub struct RunRepository {
     pub credentials_secret_ref: Option<SecretRef>,
     #[serde(default)]
     pub submodules: Submodules,
+}
+
+impl RunRepository {
+    /// Branch that the pull request is for.
+    pub fn proposed_to(&self) -> &str {
+        self.merge_into.as_deref().unwrap_or(&self.base_branch)
+    }
 }
 
 /// The pool's template as it was at admission.
@@ -441,6 +472,9 @@ pub struct RunStatus {
     /// Changed files.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub changed_files: Option<i64>,
+    /// In repository mode GitHub: the pull request of the branch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pr: Option<PullRequest>,
     /// For purpose Judge: the verdict.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub review: Option<ReviewResult>,

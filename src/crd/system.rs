@@ -91,6 +91,8 @@ pub enum RepositoryMode {
     /// Any git remote: a branch is pushed.
     #[default]
     Git,
+    /// GitHub or GitHub Enterprise Server: a branch and one pull request for it.
+    GitHub,
 }
 
 /// What is checked out of a repository's submodules.
@@ -108,6 +110,9 @@ pub enum Submodules {
 /// The repository that Tasks work on.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self.mode != 'GitHub' || self.url.matches('^https?://[^/]+/[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+/?$')").message("url: mode GitHub needs an http or https URL with owner and name, such as https://github.com/team/app; ssh is for mode Git"))]
+#[x_kube(validation = Rule::new("self.mode != 'GitHub' || has(self.credentialsSecretRef)").message("credentialsSecretRef: mode GitHub needs a Secret with the key token, or with appId, installationId and privateKey"))]
+#[x_kube(validation = Rule::new("!has(self.apiURL) || self.mode == 'GitHub'").message("apiURL: is for mode GitHub only"))]
 pub struct Repository {
     #[serde(default)]
     pub mode: RepositoryMode,
@@ -116,6 +121,12 @@ pub struct Repository {
     #[x_kube(validation = Rule::new("self.matches('^(https?|ssh)://[^[:space:]]+$') || self.matches('^[A-Za-z0-9_.]+@[A-Za-z0-9.-]+:[^[:space:]]+$')").message("url: must be an http, https or ssh URL such as https://git.example.com/team/app.git"))]
     #[x_kube(validation = Rule::new("!self.matches('^https?://[^/]*@')").message("url: must not contain credentials, put them into a Secret and name it in credentialsSecretRef"))]
     pub url: String,
+    /// For mode GitHub: where the API is. Absent: told from `url`, `https://api.github.com` for
+    /// github.com, `/api/v3` on the same host for every other one.
+    #[serde(default, rename = "apiURL", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 2048))]
+    #[x_kube(validation = Rule::new("self.matches('^https?://[^/?#@[:space:]]+(/[^?#[:space:]]*)?$')").message("apiURL: must be an http or https URL without credentials, such as https://github.example.com/api/v3"))]
+    pub api_url: Option<String>,
     /// Branch that work starts from.
     #[serde(default = "default_base_branch")]
     #[schemars(length(min = 1, max = 255))]
@@ -127,6 +138,7 @@ pub struct Repository {
     #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9_][A-Za-z0-9._/+-]*$') && !self.contains('..') && !self.contains('//') && !self.contains('/.') && !self.contains('.lock/')").message("branchPrefix: must be the beginning of a git branch name such as agent/"))]
     pub branch_prefix: String,
     /// Secret of type `kubernetes.io/basic-auth`, or `kubernetes.io/ssh-auth` with a `known_hosts` key.
+    /// For mode GitHub: key `token`, or `appId`, `installationId` and `privateKey` of a GitHub App.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials_secret_ref: Option<SecretRef>,
     /// What is checked out of submodules. Their pointers stay as they are: what an agent changes in

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::recovery::FailureDetail;
-use super::run::{AgentSession, Purpose, ReviewResult, RunSpec, TokenUsage};
+use super::run::{AgentSession, PullRequest, Purpose, ReviewResult, RunSpec, TokenUsage};
 
 /// Version of [`Inputs`] and [`ContainerResult`].
 pub const SCHEMA_VERSION: u32 = 1;
@@ -152,6 +152,9 @@ pub struct ContainerResult {
     pub head: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub changed_files: Option<i64>,
+    /// The pull request of the branch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pr: Option<PullRequest>,
     /// For purpose Judge: the verdict.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub review: Option<ReviewResult>,
@@ -176,6 +179,7 @@ impl ContainerResult {
             branch: None,
             head: None,
             changed_files: None,
+            pr: None,
             review: None,
             tokens: None,
             session: None,

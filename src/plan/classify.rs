@@ -85,14 +85,21 @@ pub fn by_code(code: &str) -> Option<Classification> {
         | "submodule_refused"
         | "repository_host_not_trusted"
         | "branch_protected"
-        | "push_refused" => BOOTSTRAP,
+        | "push_refused"
+        | "forge_authentication_refused"
+        | "forge_permission_missing"
+        | "forge_repository_not_found"
+        | "forge_misconfigured"
+        | "forge_refused" => BOOTSTRAP,
         "environment_issue" | "disk_full" | "quota_failure" | TOKENS_USED_UP => ENVIRONMENT,
         "branch_diverged_requires_recreate" => DIVERGED,
         "verification_command_failed" | "test_failure" => TEST,
         "transient_or_flaky_failure"
         | "repository_host_unknown"
         | "repository_unreachable"
-        | "repository_timed_out" => FLAKY,
+        | "repository_timed_out"
+        | "forge_rate_limited"
+        | "forge_unreachable" => FLAKY,
         "model_doom_loop" => MODEL_LOOP,
         "model_or_unknown_failure" => MODEL,
         _ => return None,

@@ -7,7 +7,7 @@ use super::classify;
 use super::run::reason;
 use crate::crd::restart::AgentCrash;
 use crate::crd::run::condition::POD_STARTED;
-use crate::crd::run::{AgentSession, ReviewResult};
+use crate::crd::run::{AgentSession, PullRequest, ReviewResult};
 use crate::crd::wire::{ContainerResult, Outcome, container};
 use crate::crd::{
     ContainerFacts, ContainerState, FailureClass, FailureDetail, PodFacts, PodPhase, Purpose, Run, RunPhase,
@@ -37,13 +37,25 @@ pub mod code {
     pub const MERGE_BASE_MOVED: &str = "merge_base_moved";
     /// The server does not let us push to the base branch.
     pub const MERGE_REFUSED: &str = "merge_refused";
+    /// Checks of continuous integration are not over.
+    pub const CHECKS_PENDING: &str = "checks_pending";
+    /// Somebody has merged the pull request already.
+    pub const PULL_REQUEST_MERGED: &str = "pull_request_merged";
+    /// Somebody has closed the pull request unmerged.
+    pub const PULL_REQUEST_CLOSED: &str = "pull_request_closed";
 }
 
 /// Class of a failure. What a merge meets says nothing about the Task's own work and has no class, so
 /// that no limit of a class can count it; who decides about it reads the code.
 fn class_of(code: &str, summary: &str) -> Option<FailureClass> {
     match code {
-        code::REVIEW_HEAD_MOVED | code::MERGE_CONFLICT | code::MERGE_BASE_MOVED | code::MERGE_REFUSED => None,
+        code::REVIEW_HEAD_MOVED
+        | code::MERGE_CONFLICT
+        | code::MERGE_BASE_MOVED
+        | code::MERGE_REFUSED
+        | code::CHECKS_PENDING
+        | code::PULL_REQUEST_MERGED
+        | code::PULL_REQUEST_CLOSED => None,
         code::REVIEW_NO_VERDICT => Some(FailureClass::Model),
         _ => Some(classify::classify(code, summary).class),
     }
@@ -65,6 +77,7 @@ pub struct Verdict {
     pub branch: String,
     pub head: String,
     pub changed_files: Option<i64>,
+    pub pr: Option<PullRequest>,
     pub review: Option<ReviewResult>,
     pub tokens: Option<TokenUsage>,
     pub session: Option<AgentSession>,
@@ -88,6 +101,7 @@ impl Verdict {
             branch: String::new(),
             head: String::new(),
             changed_files: None,
+            pr: None,
             review: None,
             tokens: None,
             session: None,
@@ -149,6 +163,7 @@ impl Verdict {
         status.branch.clone_from(&self.branch);
         status.head_commit.clone_from(&self.head);
         status.changed_files = self.changed_files;
+        status.pr.clone_from(&self.pr);
         status.review.clone_from(&self.review);
         status.tokens = self.tokens;
         status.session.clone_from(&self.session);
@@ -227,6 +242,7 @@ fn of_result(
     if verdict.phase == RunPhase::Success {
         verdict.branch = result.branch.clone().unwrap_or_default();
         verdict.head = result.head.clone().unwrap_or_default();
+        verdict.pr.clone_from(&result.pr);
         verdict.review = result.review.clone().filter(|_| run.spec.purpose == Purpose::Judge);
         if verdict.branch.is_empty() && result.outcome == Outcome::Success {
             verdict.branch.clone_from(&run.spec.repository.branch);
@@ -358,7 +374,7 @@ fn of_checkout(t: &Terminated, now: Timestamp) -> Verdict {
             &format!("checkout ended with exit code {} {}", t.exit_code, t.reason),
         );
     };
-    match result.outcome {
+    let verdict = match result.outcome {
         Outcome::Infra | Outcome::Cancelled => {
             Verdict::infra(now, result.failure_code.as_deref().unwrap_or(code::INFRA), &result.summary)
         }
@@ -369,7 +385,8 @@ fn of_checkout(t: &Terminated, now: Timestamp) -> Verdict {
                 &result.summary,
             )
         }
-    }
+    };
+    Verdict { retry_at: result.retry_at, ..verdict }
 }
 
 /// The verdict on a Pod of `run` that vanished before it ended.

@@ -8,6 +8,7 @@ use uuid::Uuid;
 use super::rows::word;
 use crate::crd::planner::NO_DIFF;
 use crate::crd::run::{ReviewSource, ReviewVerdict};
+use crate::crd::system::RepositoryMode;
 use crate::crd::task::Transition;
 use crate::crd::words::snake;
 use crate::crd::{Purpose, Run, RunPhase};
@@ -65,6 +66,7 @@ pub(super) fn review(run: &Run) -> Option<Value> {
     let said =
         |pass: bool| json!({"pass": pass, "reasons": if pass { &[][..] } else { &result.findings[..] }});
     let agent = json!({"pass": approved, "confidence": confidence, "reasons": result.findings});
+    let pr = run.status.as_ref().and_then(|status| status.pr.as_ref());
     let (ci, policy, llm) = match result.source {
         ReviewSource::Ci => (said(approved), Value::Null, Value::Null),
         ReviewSource::Policy => (said(true), said(approved), Value::Null),
@@ -72,9 +74,9 @@ pub(super) fn review(run: &Run) -> Option<Value> {
     };
     let verdict = if approved { "approve" } else { "request_changes" };
     Some(json!({
-        "mode": "git",
-        "prNumber": null,
-        "prUrl": null,
+        "mode": mode(run.spec.repository.mode),
+        "prNumber": pr.map(|pr| pr.number),
+        "prUrl": pr.map(|pr| &pr.url),
         "runId": target.run_uid,
         "taskId": run.spec.task_ref.uid,
         "judgeRunId": run.metadata.uid,
@@ -91,6 +93,14 @@ pub(super) fn review(run: &Run) -> Option<Value> {
         "headCommit": target.head_commit,
         "policyVersion": target.policy_version,
     }))
+}
+
+/// The original's word for a repository mode.
+fn mode(mode: RepositoryMode) -> &'static str {
+    match mode {
+        RepositoryMode::Git => "git",
+        RepositoryMode::GitHub => "github",
+    }
 }
 
 /// The event of a Plan Run that has handed a plan over. Its number is the attempt's, negative: it is of

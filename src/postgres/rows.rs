@@ -11,7 +11,8 @@ use uuid::Uuid;
 
 use super::derived;
 use crate::crd::{
-    AgentPool, Condition, GoDuration, Operation, Role, Run, RunPhase, System, Task, TaskPhase, labels,
+    AgentPool, Condition, GoDuration, Operation, Purpose, Role, Run, RunPhase, System, Task, TaskPhase,
+    labels,
     task::{DEFAULT_TIMEBOX_SECS, Retries},
     words::snake,
 };
@@ -226,6 +227,12 @@ impl Row {
                     at,
                 ),
             ];
+            // The pull request belongs to the Run that published it, not to those that look at it.
+            if let Some(pr) = status.pr.as_ref().filter(|_| spec.purpose == Purpose::Execute) {
+                let title = format!("[openTiger] {}", spec.inputs.title);
+                let metadata = json!({"title": title, "state": "open", "url": pr.url});
+                row.artifacts.push(row.artifact("pr", &pr.number.to_string(), metadata, at));
+            }
         }
         Ok(row)
     }

@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::manifest::Manifest;
 use super::exchange;
+use super::forge::{Access, ForgeError};
 use super::git::failure;
 use super::git::remote::{Remote, retry};
 use super::git::{FailureKind, Git, GitError, IDENTITY};
@@ -121,6 +122,8 @@ pub struct State {
 pub enum CheckoutError {
     #[error(transparent)]
     Git(#[from] GitError),
+    #[error(transparent)]
+    Forge(#[from] ForgeError),
     #[error("failed to {what}: {source}")]
     File { what: &'static str, source: io::Error },
 }
@@ -130,6 +133,7 @@ impl CheckoutError {
     pub fn into_result(self) -> ContainerResult {
         match self {
             Self::Git(error) => error.into_result(),
+            Self::Forge(error) => error.into_result(),
             Self::File { ref source, what: _ } => failure::of_file(&self.to_string(), source),
         }
     }
@@ -141,6 +145,11 @@ pub(super) fn file(what: &'static str) -> impl Fn(io::Error) -> CheckoutError {
 
 /// Prepares everything the agent needs. `stop` ends it early.
 pub async fn run(inputs: &Inputs, paths: &Paths, stop: &CancellationToken) -> ContainerResult {
+    let access = match Access::open(inputs, paths, stop).await {
+        Ok(access) => access,
+        Err(error) => return error.into_result(),
+    };
+    let paths = &access.paths;
     let base = &inputs.spec.repository.base_branch;
     let done = |head: String, summary: String| ContainerResult {
         head: Some(head),
@@ -155,7 +164,7 @@ pub async fn run(inputs: &Inputs, paths: &Paths, stop: &CancellationToken) -> Co
             .await
             .map(|state| done(state.base, format!("checked out {base}")))
             .unwrap_or_else(CheckoutError::into_result),
-        Purpose::Judge => review::checkout::prepare(inputs, paths, stop)
+        Purpose::Judge => review::checkout::prepare(inputs, paths, access.forge.as_ref(), stop)
             .await
             .map(|head| done(head, "checked out what is to be reviewed".into()))
             .unwrap_or_else(ReviewError::into_result),

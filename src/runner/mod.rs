@@ -4,8 +4,10 @@
 //! able to reach either.
 
 pub mod checkout;
+pub mod clock;
 pub mod exchange;
 pub mod execute;
+pub mod forge;
 pub mod git;
 pub mod planning;
 pub mod publish;

@@ -15,6 +15,8 @@ use tokio_util::sync::CancellationToken;
 use self::change::{Change, ChangeError};
 use super::checkout::{Paths, State};
 use super::exchange::{self, AgentEnded};
+use super::forge::pull_request::{self, Ensured, ensure};
+use super::forge::{Access, Forge, text};
 use super::git::failure::{self, CODE_ENVIRONMENT, FailureKind};
 use super::git::remote::Remote;
 use super::git::{Git, GitError};
@@ -107,7 +109,10 @@ async fn publish(
     let state = load_state(paths)?;
     let git = Git::new(&paths.git_dir(), &paths.private(), stop);
     if let Some(head) = &state.earlier_push {
-        return Ok(published(inputs, head, count_files(&git, head).await?, "was pushed before by this Run"));
+        let files = count_files(&git, head).await?;
+        let access = Access::open(inputs, paths, stop).await?;
+        let result = published(inputs, head, files, "was pushed before by this Run");
+        return proposed(inputs, &git, &access, result).await;
     }
     let changes = change::recompute(&git, paths, Limits::default(), stop).await?;
     if changes.is_empty() {
@@ -117,9 +122,38 @@ async fn publish(
     if let Some(refusal) = refusal(&names, policy) {
         return Ok(refusal);
     }
-    let head = commit_and_push(inputs, paths, &git, &state, &changes).await?;
+    let access = Access::open(inputs, paths, stop).await?;
+    let head = commit_and_push(inputs, &access.paths, &git, &state, &changes).await?;
     let files = i64::try_from(changes.len()).unwrap_or(i64::MAX);
-    Ok(published(inputs, &head, files, &agent.summary))
+    let result = published(inputs, &head, files, &agent.summary);
+    proposed(inputs, &git, &access, result).await
+}
+
+/// In mode `GitHub`: the pull request of what was pushed.
+async fn proposed(
+    inputs: &Inputs,
+    git: &Git,
+    access: &Access,
+    result: ContainerResult,
+) -> Result<ContainerResult, ChangeError> {
+    let Some(forge) = &access.forge else { return Ok(result) };
+    let head = result.head.as_deref().unwrap_or_default();
+    let files = review::change::files(git, &format!("{head}^1"), head).await?;
+    let text = text::pull_request(inputs, &files, &result.summary);
+    let repository = &inputs.spec.repository;
+    let pull = match ensure(forge, &repository.branch, repository.proposed_to(), &text, false).await? {
+        Ensured::Pull(pull) => pull,
+        Ensured::NothingToMerge => {
+            let summary = format!("{} already has all of it", repository.proposed_to());
+            return Ok(ContainerResult { summary, ..ContainerResult::new(Outcome::Noop) });
+        }
+    };
+    // What is pushed and proposed is not lost for the sake of a label.
+    if let Err(error) = forge.label(pull.number, &text::labels(inputs)).await {
+        println!("[opentiger] {error}");
+    }
+    let summary = format!("pull request {}. {}", pull.url, result.summary);
+    Ok(ContainerResult { pr: Some(pull_request::reference(&pull)), summary, ..result })
 }
 
 async fn commit_and_push(
@@ -202,6 +236,7 @@ pub(super) fn cancelled() -> ContainerResult {
 fn failed(error: ChangeError) -> ContainerResult {
     match error {
         ChangeError::Git(error) => error.into_result(),
+        ChangeError::Forge(error) => error.into_result(),
         ChangeError::Walk(WalkError::Stopped) => cancelled(),
         ChangeError::Walk(error @ (WalkError::Refused { .. } | WalkError::Open(_))) => {
             ContainerResult::failure(

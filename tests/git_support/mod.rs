@@ -354,6 +354,7 @@ impl Pod {
             branch: BRANCH.into(),
             credentials_secret_ref: None,
             submodules: Submodules::Ignore,
+            ..RunRepository::default()
         };
         let inputs = Inputs {
             schema_version: SCHEMA_VERSION,

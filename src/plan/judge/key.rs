@@ -55,7 +55,7 @@ pub fn policy_version(task: &Task, status: &TaskStatus, system: &SystemSpec) -> 
 /// Whether results in this mode are reviewed.
 fn is_reviewed(mode: RepositoryMode) -> bool {
     match mode {
-        RepositoryMode::Git => true,
+        RepositoryMode::Git | RepositoryMode::GitHub => true,
     }
 }
 

@@ -25,7 +25,7 @@ pub fn merged(o: &Observed, run: &Run, status: TaskStatus) -> TaskPlan {
     }
 }
 
-fn in_base(o: &Observed, mut status: TaskStatus, run: &str, verdict: &RunStatus) -> TaskPlan {
+pub(super) fn in_base(o: &Observed, mut status: TaskStatus, run: &str, verdict: &RunStatus) -> TaskPlan {
     let judge = judge_of(&mut status).clone();
     let commit =
         if verdict.head_commit.is_empty() { judge.head_commit.clone() } else { verdict.head_commit.clone() };
@@ -38,8 +38,10 @@ fn in_base(o: &Observed, mut status: TaskStatus, run: &str, verdict: &RunStatus)
 
 fn not_merged(o: &Observed, mut status: TaskStatus, run: &str, verdict: &RunStatus) -> TaskPlan {
     if verdict.failure_class == Some(FailureClass::Infra) {
-        let status = retry::infra(o, status, run, &verdict.failure_code, &verdict.summary);
-        return TaskPlan::Write(Box::new(status));
+        return TaskPlan::Write(Box::new(retry::infra(o, status, run, verdict)));
+    }
+    if verdict.failure_code == code::CHECKS_PENDING {
+        return TaskPlan::Write(Box::new(retry::for_checks(o, status, run, verdict)));
     }
     if verdict.failure_code == "quota_failure" {
         return TaskPlan::Write(Box::new(retry::quota(o, status, run, verdict)));
@@ -51,6 +53,10 @@ fn not_merged(o: &Observed, mut status: TaskStatus, run: &str, verdict: &RunStat
     let exhausted = judge.merge_failures >= o.system.judge.merge_max_attempts;
     let (base, branch) = (judge.base_branch.clone(), judge.branch.clone());
     let code = verdict.failure_code.as_str();
+    if code == code::PULL_REQUEST_CLOSED {
+        let why = first_line(&verdict.summary, 300);
+        return TaskPlan::Write(Box::new(retry::park(o, status, run, &why, code)));
+    }
     if code == code::MERGE_REFUSED {
         let why = format!(
             "the server refuses the push to {base} ({}): let the credentials of the repository push to \

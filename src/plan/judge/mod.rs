@@ -166,7 +166,12 @@ fn queued(o: &Observed, mut status: TaskStatus) -> TaskPlan {
 
 /// The Judge or Merge Run in progress was deleted: a fault of the cluster, at no cost.
 pub(in crate::plan) fn vanished(o: &Observed, status: TaskStatus, run: &str) -> TaskStatus {
-    retry::infra(o, status, run, "run_deleted", &format!("Run {run} was deleted"))
+    let verdict = RunStatus {
+        failure_code: "run_deleted".into(),
+        summary: format!("Run {run} was deleted"),
+        ..RunStatus::default()
+    };
+    retry::infra(o, status, run, &verdict)
 }
 
 /// Blocked AwaitingJudge without a question: only a hand or an older version writes that. What was

@@ -3,6 +3,8 @@
 //! What the cluster, the provider or a person has spoiled costs no verdict and no attempt; what the
 //! reviewer spoils counts in `status.retries.judge` and is bounded by `judge.maxFailures` (trap Q22).
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 
 use super::{judge_of, settle};
@@ -10,9 +12,14 @@ use crate::crd::judge::JudgeStage;
 use crate::crd::task::condition;
 use crate::crd::{BlockReason, Next, NextKind, Run, RunStatus, TaskPhase, TaskStatus};
 use crate::plan::run::add;
-use crate::plan::task::ended::{cluster_fault, finished, infra_backoff, mark_faulty, quota_reset};
+use crate::plan::task::ended::{cluster_fault, finished, infra_retry_at, mark_faulty, quota_reset};
 use crate::plan::task::status::{enter, first_line, mark, mark_false, wait_until, watch};
 use crate::plan::task::{Observed, TaskPlan};
+
+/// First wait for checks that are not over.
+const CHECKS_BASE: Duration = Duration::from_secs(30);
+/// Longest wait for them.
+const CHECKS_MAX: Duration = Duration::from_secs(600);
 
 /// Asked again at no cost, at once.
 pub(super) fn at_no_cost(
@@ -58,18 +65,13 @@ pub(super) fn again(
 }
 
 /// A fault of the cluster: asked again after a backoff.
-pub(super) fn infra(
-    o: &Observed,
-    mut status: TaskStatus,
-    run: &str,
-    code: &str,
-    summary: &str,
-) -> TaskStatus {
-    let backoff = infra_backoff(status.retries.infra);
+pub(super) fn infra(o: &Observed, mut status: TaskStatus, run: &str, verdict: &RunStatus) -> TaskStatus {
+    let summary = &verdict.summary;
+    let at = infra_retry_at(o, verdict, status.retries.infra);
     status.retries.infra = status.retries.infra.saturating_add(1);
-    status.last_failure = Some(cluster_fault(code, summary));
+    status.last_failure = Some(cluster_fault(&verdict.failure_code, summary));
     let detail = format!("a fault of the cluster: {}", first_line(summary, 400));
-    let mut status = again(o, status, run, "infra", &detail, Some(add(o.now, backoff)));
+    let mut status = again(o, status, run, "infra", &detail, Some(at));
     mark_faulty(o, &mut status, &detail);
     status
 }
@@ -79,6 +81,19 @@ pub(super) fn quota(o: &Observed, mut status: TaskStatus, run: &str, verdict: &R
     let (at, detail) = quota_reset(o, verdict, status.retries.quota);
     status.retries.quota = status.retries.quota.saturating_add(1);
     again(o, status, run, "quota_wait", detail, Some(at))
+}
+
+/// Checks are not over: asked again at no cost, the later the more Runs of this kind there were.
+pub(super) fn for_checks(o: &Observed, mut status: TaskStatus, run: &str, verdict: &RunStatus) -> TaskStatus {
+    let judge = judge_of(&mut status);
+    let before = match judge.stage {
+        JudgeStage::Merge => judge.merges,
+        JudgeStage::Review | JudgeStage::Settled => judge.reviews,
+    };
+    let exponent = u32::try_from(before.saturating_sub(1)).unwrap_or(0).min(10);
+    let wait = CHECKS_BASE.saturating_mul(2u32.saturating_pow(exponent)).min(CHECKS_MAX);
+    let at = add(finished(verdict, o.now), wait);
+    again(o, status, run, "checks_pending", &first_line(&verdict.summary, 400), Some(at))
 }
 
 /// The reviewer has failed without a verdict: asked again after a cooldown, up to the cap.

@@ -1,6 +1,6 @@
 //! A Judge Run has ended: what its verdict makes of the Task (spec agents 5.5).
 
-use super::{done_unmerged, fix, judge_of, key, retry};
+use super::{done_unmerged, fix, judge_of, key, merge, retry};
 use crate::crd::judge::{JudgeStage, JudgeStatus};
 use crate::crd::run::{ReviewResult, ReviewSource, ReviewVerdict};
 use crate::crd::task::condition;
@@ -8,6 +8,7 @@ use crate::crd::{BlockReason, FailureClass, Run, RunPhase, RunStatus, TaskPhase,
 use crate::plan::task::ended::finished;
 use crate::plan::task::status::{enter, first_line, mark, mark_false, watch};
 use crate::plan::task::{Observed, TaskPlan};
+use crate::plan::verdict::code;
 
 /// Endless loops of the reviewer after which its "cannot say" counts as a refusal (case A55).
 const DOOM_LOOPS: i32 = 2;
@@ -101,9 +102,14 @@ fn answered(o: &Observed, mut status: TaskStatus, run: &Run, result: &ReviewResu
 fn unanswered(o: &Observed, mut status: TaskStatus, run: &Run, verdict: &RunStatus) -> TaskPlan {
     let name = run.metadata.name.clone().unwrap_or_default();
     match verdict.failure_class {
-        Some(FailureClass::Infra) => {
-            let status = retry::infra(o, status, &name, &verdict.failure_code, &verdict.summary);
-            TaskPlan::Write(Box::new(status))
+        Some(FailureClass::Infra) => TaskPlan::Write(Box::new(retry::infra(o, status, &name, verdict))),
+        _ if verdict.failure_code == code::CHECKS_PENDING => {
+            TaskPlan::Write(Box::new(retry::for_checks(o, status, &name, verdict)))
+        }
+        _ if verdict.failure_code == code::PULL_REQUEST_MERGED => merge::in_base(o, status, &name, verdict),
+        _ if verdict.failure_code == code::PULL_REQUEST_CLOSED => {
+            let why = first_line(&verdict.summary, 300);
+            TaskPlan::Write(Box::new(retry::park(o, status, &name, &why, code::PULL_REQUEST_CLOSED)))
         }
         _ if verdict.failure_code == "quota_failure" => {
             TaskPlan::Write(Box::new(retry::quota(o, status, &name, verdict)))

@@ -18,6 +18,8 @@ use crate::plan::{judge, quota};
 pub const INFRA_CAP: i32 = 10;
 const INFRA_BACKOFF_BASE: Duration = Duration::from_secs(5);
 const INFRA_BACKOFF_MAX: Duration = Duration::from_secs(300);
+/// Longest wait that a server can ask for by naming a time.
+const INFRA_NAMED_MAX: Duration = Duration::from_secs(7200);
 /// Longest summary in `status.lastFailure`, in characters.
 const MAX_SUMMARY: usize = 2000;
 /// Earlier failures named beside the last one.
@@ -55,7 +57,7 @@ fn attempt_ended(
             requeue(o, status, (Trigger::RunCancelled, "run_cancelled"), name, detail)
         }
         RunPhase::Failed | RunPhase::Running => match verdict.failure_class {
-            Some(FailureClass::Infra) => infra(o, status, name, &verdict.failure_code, &verdict.summary),
+            Some(FailureClass::Infra) => infra(o, status, name, verdict),
             _ if verdict.failure_code == "quota_failure" => quota_wait(o, verdict, status, name),
             Some(class) => return failed(o, class, (run, verdict), status, name, edited),
             None => return failed(o, FailureClass::Model, (run, verdict), status, name, edited),
@@ -132,6 +134,14 @@ pub(in crate::plan) fn infra_backoff(before: i32) -> Duration {
     INFRA_BACKOFF_BASE.saturating_mul(2u32.saturating_pow(exponent)).min(INFRA_BACKOFF_MAX)
 }
 
+/// When what a fault of the cluster has ended is tried again: after the backoff, and not before the
+/// time that a server has named (a rate limit).
+pub(in crate::plan) fn infra_retry_at(o: &Observed, verdict: &RunStatus, before: i32) -> Timestamp {
+    let backoff = add(o.now, infra_backoff(before));
+    let latest = add(o.now, INFRA_NAMED_MAX);
+    verdict.retry_at.map_or(backoff, |named| named.min(latest).max(backoff))
+}
+
 /// A fault of the cluster as the last failure.
 pub(in crate::plan) fn cluster_fault(code: &str, summary: &str) -> LastFailure {
     LastFailure {
@@ -154,13 +164,13 @@ pub(in crate::plan) fn infra(
     o: &Observed,
     mut status: TaskStatus,
     run: &str,
-    code: &str,
-    summary: &str,
+    verdict: &RunStatus,
 ) -> TaskStatus {
-    let backoff = infra_backoff(status.retries.infra);
-    status.last_failure = Some(cluster_fault(code, summary));
+    let summary = &verdict.summary;
+    let at = infra_retry_at(o, verdict, status.retries.infra);
+    status.last_failure = Some(cluster_fault(&verdict.failure_code, summary));
     let detail = format!("tried again at no cost after a fault of the cluster: {}", first_line(summary, 400));
-    wait_until(&mut status, add(o.now, backoff), &detail);
+    wait_until(&mut status, at, &detail);
     let next = status.next.clone();
     follow(&mut status, Trigger::InfraFault, "infra", next, run, o.now);
     mark(&mut status, condition::PROGRESSING, false, "InfrastructureFault", &detail, o.task, o.now);
@@ -179,7 +189,12 @@ pub(in crate::plan) fn vanished(o: &Observed, mut status: TaskStatus) -> TaskSta
     if judge::owns(&status) {
         return judge::vanished(o, status, &name);
     }
-    infra(o, status, &name, "run_deleted", &format!("Run {name} was deleted"))
+    let verdict = RunStatus {
+        failure_code: "run_deleted".into(),
+        summary: format!("Run {name} was deleted"),
+        ..RunStatus::default()
+    };
+    infra(o, status, &name, &verdict)
 }
 
 /// What is told to people and to the next attempt: what went wrong, and how the attempts before it

@@ -256,6 +256,18 @@ fn faults_of_the_cluster_cost_nothing_back_off_and_never_give_up() {
 }
 
 #[test]
+fn a_fault_that_names_its_end_is_tried_again_after_it_within_bounds() {
+    let (task, mut run) = running("a");
+    end(&mut run, RunPhase::Failed, "forge_rate_limited", Some(FailureClass::Infra), "limit");
+    for (named, expected) in [(22, 26), (600, 600), (1_000_000, 21 + 7200)] {
+        run.status.as_mut().unwrap().retry_at = Some(at(named));
+        let status = write(decide(&task, &[&run], false, at(21)));
+        assert_eq!((status.phase, status.retry_at), (TaskPhase::Queued, Some(at(expected))), "{named}");
+        assert_eq!((status.retries.failure, status.retries.quota), (0, 0));
+    }
+}
+
+#[test]
 fn a_cancelled_run_requeues_at_no_cost_and_no_cooldown() {
     let (task, mut run) = running("a");
     end(&mut run, RunPhase::Cancelled, "", None, "hatch");

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::runner::checkout::Paths;
 use crate::runner::checkout::manifest::{Manifest, Mode};
+use crate::runner::forge::ForgeError;
 use crate::runner::git::{Git, GitError, Input};
 use crate::runner::walker::{self, Blobs, Candidate, Found, Limits, Walk, WalkError};
 
@@ -38,6 +39,8 @@ pub enum ChangeError {
     Walk(#[from] WalkError),
     #[error(transparent)]
     Git(#[from] GitError),
+    #[error(transparent)]
+    Forge(#[from] ForgeError),
     #[error("failed to {what}: {source}")]
     File { what: &'static str, source: io::Error },
 }

@@ -46,6 +46,9 @@ pub struct Bundle {
     /// What decides without the agent: violations of the path policy or of the size rules.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub violations: Vec<String>,
+    /// What people who may write to the repository have said about lines of the change.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub comments: Vec<String>,
 }
 
 impl Bundle {

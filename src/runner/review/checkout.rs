@@ -8,11 +8,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::bundle::{self, Bundle};
 use super::history::{self, HEAD, History};
+use super::pull::{self, Proposal};
 use super::{ReviewError, change, evaluated, head_moved, target};
 use crate::crd::wire::Inputs;
 use crate::runner::checkout::{
     CheckoutError, Paths, clear, clear_clone, file, hand_over, open, working_clone,
 };
+use crate::runner::forge::github::GitHub;
 use crate::runner::git::Git;
 
 /// Where the change starts, in the trusted clone.
@@ -26,6 +28,9 @@ pub struct Scope {
     pub start: String,
     /// What is reviewed.
     pub head: String,
+    /// In repository mode `GitHub`: its pull request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proposal: Option<Proposal>,
 }
 
 impl Scope {
@@ -54,9 +59,13 @@ impl Scope {
 pub async fn prepare(
     inputs: &Inputs,
     paths: &Paths,
+    forge: Option<&GitHub>,
     stop: &CancellationToken,
 ) -> Result<String, ReviewError> {
     let target = target(inputs)?;
+    if let Some(forge) = forge {
+        pull::is_over(inputs, forge).await?;
+    }
     clear(paths).map_err(file("prepare the directories"))?;
     let bare = Git::new(&paths.git_dir(), &paths.private(), stop);
     let (remote, heads) = open(inputs, paths, &bare).await?;
@@ -70,8 +79,12 @@ pub async fn prepare(
     if head != target.head_commit {
         return Err(head_moved(target, Some(&head)));
     }
-    let scope = Scope { start: start.unwrap_or(base), head };
-    describe(inputs, paths, &bare, &scope).await?;
+    let mut scope = Scope { start: start.unwrap_or(base), head, proposal: None };
+    let files = change::files(&bare, &scope.start, &scope.head).await?;
+    if let Some(forge) = forge {
+        scope.proposal = pull::look(inputs, forge, &files).await?;
+    }
+    describe(inputs, paths, &bare, &scope, files).await?;
     bare.command("update-ref").args([START, &scope.start]).run().await?;
     let base_ref = format!("refs/heads/{}", repository.base_branch);
     working_clone(inputs, paths, &bare, &[(START, &base_ref), (HEAD, HEAD)], HEAD, stop).await?;
@@ -81,10 +94,17 @@ pub async fn prepare(
 }
 
 /// Writes the bundle for the agent.
-async fn describe(inputs: &Inputs, paths: &Paths, bare: &Git, scope: &Scope) -> Result<(), ReviewError> {
-    let files = change::files(bare, &scope.start, &scope.head).await?;
+async fn describe(
+    inputs: &Inputs,
+    paths: &Paths,
+    bare: &Git,
+    scope: &Scope,
+    files: Vec<change::ChangedFile>,
+) -> Result<(), ReviewError> {
     let patch = change::patch(bare, &scope.start, &scope.head, bundle::MAX_PATCH_BYTES).await?;
-    let violations = evaluated(inputs, target(inputs)?, &files).findings;
+    let mut violations = evaluated(inputs, target(inputs)?, &files).findings;
+    let proposal = scope.proposal.clone().unwrap_or_default();
+    violations.extend(proposal.failed_checks.iter().map(|name| format!("check failed: {name}")));
     let bundle = Bundle {
         title: inputs.spec.inputs.title.clone(),
         goal: inputs.spec.inputs.goal.clone(),
@@ -95,6 +115,7 @@ async fn describe(inputs: &Inputs, paths: &Paths, bare: &Git, scope: &Scope) -> 
         files,
         patch_cut: patch.cut,
         violations,
+        comments: proposal.comments,
         ..Bundle::default()
     };
     bundle::write(&paths.review(), bundle, &patch.output).map_err(file("write the review bundle"))?;

@@ -7,11 +7,12 @@
 use tokio_util::sync::CancellationToken;
 
 use super::history::{self, History};
-use super::{ReviewError, head_moved, target};
+use super::{ReviewError, head_moved, merge_pull, target};
 use crate::crd::run::ReviewTarget;
 use crate::crd::wire::{ContainerResult, Inputs, Outcome};
 use crate::plan::verdict::code;
 use crate::runner::checkout::{Paths, RUN_TRAILER};
+use crate::runner::forge::Access;
 use crate::runner::git::remote::{Remote, retry};
 use crate::runner::git::{FailureKind, Git, GitError, Input};
 use crate::runner::publish::commit::{TASK_TRAILER, one_line};
@@ -34,7 +35,16 @@ enum Try {
 
 /// Merges. `stop` is the container's SIGTERM.
 pub async fn run(inputs: &Inputs, paths: &Paths, stop: &CancellationToken) -> ContainerResult {
-    match merge(inputs, paths, stop).await {
+    let access = match Access::open(inputs, paths, stop).await {
+        Ok(access) => access,
+        Err(_) if stop.is_cancelled() => return cancelled(),
+        Err(error) => return error.into_result(),
+    };
+    let ended = match &access.forge {
+        None => merge(inputs, paths, stop).await,
+        Some(forge) => merge_pull::merge(inputs, &access, forge, stop).await,
+    };
+    match ended {
         Ok(result) => result,
         Err(_) if stop.is_cancelled() => cancelled(),
         Err(error) => error.into_result(),

@@ -15,14 +15,17 @@ pub mod change;
 pub mod checkout;
 pub mod history;
 pub mod merge;
+pub mod merge_pull;
 pub mod opinion;
 pub mod publish;
+pub mod pull;
 
 use crate::crd::run::ReviewTarget;
 use crate::crd::wire::{ContainerResult, Inputs, Outcome};
 use crate::plan::judge::change::{self as rules, ChangeReview};
 use crate::plan::verdict::code;
 use crate::runner::checkout::CheckoutError;
+use crate::runner::forge::ForgeError;
 use crate::runner::git::GitError;
 use crate::runner::git::failure::CODE_ENVIRONMENT;
 
@@ -33,6 +36,8 @@ pub enum ReviewError {
     Git(#[from] GitError),
     #[error(transparent)]
     Checkout(#[from] CheckoutError),
+    #[error(transparent)]
+    Forge(#[from] ForgeError),
     /// A stated end of another kind.
     #[error("{why}")]
     Ended {
@@ -48,6 +53,7 @@ impl ReviewError {
         match self {
             Self::Git(error) => error.into_result(),
             Self::Checkout(error) => error.into_result(),
+            Self::Forge(error) => error.into_result(),
             Self::Ended { code, why } => ContainerResult::failure(Outcome::Failed, code, why),
         }
     }

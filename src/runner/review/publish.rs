@@ -1,11 +1,12 @@
 //! Container `publish` of a review: the verdict.
 //!
-//! Reads the change from the trusted clone that `checkout` made, never from the workspace, and holds no
-//! credentials. Pushes nothing.
+//! Reads the change from the trusted clone that `checkout` made, never from the workspace. Holds
+//! credentials in repository mode `GitHub` only, for a comment on the pull request. Pushes nothing.
 
 use tokio_util::sync::CancellationToken;
 
 use super::checkout::Scope;
+use super::pull::Proposal;
 use super::{ReviewError, change, evaluated, opinion, target};
 use crate::crd::run::{ReviewResult, ReviewVerdict};
 use crate::crd::wire::path::VERDICT_FILE;
@@ -15,6 +16,7 @@ use crate::plan::judge::verdict::{AgentReview, Decision, verdict};
 use crate::plan::verdict::code;
 use crate::runner::checkout::Paths;
 use crate::runner::exchange;
+use crate::runner::forge::{Access, Forge, text};
 use crate::runner::git::Git;
 use crate::runner::publish::{await_agent, cancelled, testimony};
 
@@ -44,7 +46,9 @@ async fn judge(
     let git = Git::new(&paths.git_dir(), &paths.private(), stop);
     let files = change::files(&git, &scope.start, &scope.head).await?;
     let change = evaluated(inputs, target, &files);
-    let opinion = match (files.is_empty(), change.findings.is_empty()) {
+    let ci = scope.proposal.as_ref().map_or(Ci::Success, Proposal::ci);
+    let decided = !change.findings.is_empty() || ci != Ci::Success;
+    let opinion = match (files.is_empty(), !decided) {
         (true, _) => Some(AgentReview::of_empty_change()),
         (false, false) => None,
         (false, true) => match read_opinion(paths, agent) {
@@ -54,12 +58,17 @@ async fn judge(
     };
     let changed: Vec<String> = files.iter().map(|file| file.path.clone()).collect();
     // Repository mode `Git` has no continuous integration to ask; the commands have passed before.
-    let review = match verdict(&Ci::Success, &change, opinion.as_ref(), &changed, &target.rules) {
+    let review = match verdict(&ci, &change, opinion.as_ref(), &changed, &target.rules) {
         Decision::Verdict(review) => review,
         Decision::Wait(why) => return Ok(no_verdict(&why)),
         Decision::Unusable => return Ok(no_verdict("the reviewing agent refuses and does not say why")),
     };
+    let said = opinion.as_ref().map(|opinion| opinion.summary.as_str()).unwrap_or_default();
+    if let Some(proposal) = &scope.proposal {
+        comment(inputs, paths, stop, (proposal, &scope.head), &text::review(&review, said)).await;
+    }
     Ok(ContainerResult {
+        pr: scope.proposal.map(|proposal| proposal.pr),
         branch: Some(inputs.spec.repository.branch.clone()),
         head: Some(scope.head),
         changed_files: i64::try_from(files.len()).ok(),
@@ -67,6 +76,27 @@ async fn judge(
         review: Some(review),
         ..ContainerResult::new(Outcome::Success)
     })
+}
+
+/// Says the verdict on the pull request, once. A verdict is not lost for the sake of a comment.
+async fn comment(
+    inputs: &Inputs,
+    paths: &Paths,
+    stop: &CancellationToken,
+    (proposal, head): (&Proposal, &str),
+    body: &str,
+) {
+    let run = inputs.spec.review.as_ref().map(|target| target.run_uid.as_str()).unwrap_or_default();
+    let said = async {
+        let access = Access::open(inputs, paths, stop).await?;
+        match &access.forge {
+            Some(forge) => forge.comment(proposal.pr.number, &text::review_mark(run, head), body).await,
+            None => Ok(()),
+        }
+    };
+    if let Err(error) = said.await {
+        println!("[opentiger] {error}");
+    }
 }
 
 /// The opinion of an agent that has ended well; else what its end means.

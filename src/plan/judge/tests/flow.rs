@@ -366,3 +366,44 @@ fn waiting_changes_nothing_and_always_says_when_it_looks_again() {
         }
     }
 }
+
+/// Repository mode `GitHub`: open checks cost nothing and are asked about later and later.
+#[test]
+fn checks_that_are_not_over_are_waited_for_at_no_cost_q18() {
+    for mut world in [pushed(), approved()] {
+        let (before, stage) = (world.status("fix").retries, world.judge("fix").stage);
+        let mut waits = Vec::new();
+        for _ in 0..8 {
+            world.run("fix", &End::Fails("checks_pending", None));
+            let status = world.status("fix");
+            let wait = status.retry_at.unwrap().duration_since(world.now).as_secs();
+            waits.push(wait);
+            assert_eq!(status.retries, before);
+            assert_eq!((world.judge("fix").stage, world.judge("fix").merge_failures), (stage, 0));
+            assert_eq!(world.wanted("fix"), None);
+            world.later(wait);
+            world.settle();
+        }
+        assert_eq!(waits, [30, 60, 120, 240, 480, 600, 600, 600]);
+        world.run("fix", &End::Good);
+        assert_ne!(world.judge("fix").stage, stage, "the wait ends");
+    }
+}
+
+#[test]
+fn a_pull_request_that_a_person_has_merged_is_done_and_a_closed_one_asks_a_person() {
+    for mut closed in [pushed(), approved()] {
+        let stage = closed.judge("fix").stage;
+        closed.run("fix", &End::Fails("pull_request_closed", None));
+        let status = closed.status("fix");
+        assert_eq!(
+            (status.phase, status.block_reason),
+            (TaskPhase::Blocked, Some(BlockReason::AwaitingJudge))
+        );
+        assert!(is_true(&status.conditions, condition::STALLED), "a person is asked at {stage:?}");
+        assert_eq!(closed.wanted("fix"), None);
+    }
+    let mut world = pushed();
+    world.run("fix", &End::Fails("pull_request_merged", None));
+    assert_eq!((world.status("fix").phase, world.status("fix").branch.as_str()), (TaskPhase::Done, "main"));
+}
