@@ -268,6 +268,9 @@ fn merge(into: &mut Value, from: Value) {
     "spec: {egress: {allow: [{cidr: 10.0.0.0/8, except: [10.0.0.0/8]}]}}",
     "except: must be smaller ranges within cidr"
 )]
+#[case(POOL, "spec: {idleTimeout: 59s}", "idleTimeout: must be a duration between 1m and 24h, such as 15m")]
+#[case(POOL, "spec: {idleTimeout: 25h}", "idleTimeout: must be a duration between 1m and 24h")]
+#[case(POOL, "spec: {idleTimeout: never}", "idleTimeout: must be a duration between 1m and 24h")]
 #[case(
     POOL,
     "spec: {proxyURL: 'http://robot:secret@proxy.example.com:3128'}",

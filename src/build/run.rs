@@ -8,7 +8,7 @@ use kube::ResourceExt;
 use kube::api::ObjectMeta;
 
 use crate::crd::planner::PlanTarget;
-use crate::crd::pool::Role;
+use crate::crd::pool::{DEFAULT_IDLE_TIMEOUT, Role};
 use crate::crd::run::{ReviewTarget, RunInputs, RunLimits, RunRepository, RunTemplate, TaskRef};
 use crate::crd::system::RepositoryMode;
 use crate::crd::{AgentPool, GoDuration, Purpose, Run, RunSpec, System, Task, labels, names, words};
@@ -193,10 +193,15 @@ fn spec(
         limits: RunLimits {
             startup_timeout: system.spec.recovery.startup_timeout.clone(),
             agent_liveness_window: system.spec.self_heal.agent_liveness_window.clone(),
+            idle_timeout: Some(pool.spec.idle_timeout.clone().unwrap_or_else(idle_timeout)),
             tokens: None,
         },
         ..RunSpec::default()
     }
+}
+
+fn idle_timeout() -> GoDuration {
+    GoDuration::from_secs(DEFAULT_IDLE_TIMEOUT.as_secs())
 }
 
 /// The Run object, owned by its Task.
@@ -304,6 +309,16 @@ mod tests {
         let merge = build(&reviewed(None), Purpose::Merge);
         assert_eq!((merge.name_any().as_str(), merge.spec.purpose), ("fix-bcdf-r3-m5", Purpose::Merge));
         assert_eq!(merge.labels()[labels::PURPOSE], "merge");
+    }
+
+    #[rstest::rstest]
+    #[case::of_the_pool(Some("40m"), "40m")]
+    #[case::default(None, "15m")]
+    fn how_long_the_agent_may_be_silent_is_frozen(#[case] pool: Option<&str>, #[case] frozen: &str) {
+        let (system, mut given) = (System::default(), AgentPool::default());
+        given.spec.idle_timeout = pool.map(|time| GoDuration(time.into()));
+        let run = build_run(&fixtures::task("fix"), &system, &given, &slot());
+        assert_eq!(run.spec.limits.idle_timeout, Some(GoDuration(frozen.into())));
     }
 
     #[test]

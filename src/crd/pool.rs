@@ -1,6 +1,7 @@
 //! `AgentPool`: slots of one role, and the template of the Pods that fill them.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Toleration;
@@ -15,6 +16,11 @@ pub use super::executor::{
     PermissionMode,
 };
 pub use super::network::{CaBundleKind, CaBundleRef, Egress, EgressRule};
+
+/// `spec.idleTimeout` where it is absent. Longer than the 10 minutes that Claude Code gives one tool call
+/// at most, because no program says anything while a tool of its runs: the original's 5 minutes (spec
+/// agents 1.9) would end every longer build.
+pub const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(900);
 
 /// Which kind of agent.
 #[derive(
@@ -103,6 +109,12 @@ pub struct AgentPoolSpec {
     /// Compute resources of the agent container.
     #[serde(default)]
     pub resources: Resources,
+    /// Time that the executor may go on without any output before it is ended as hung. Longer than the
+    /// longest silent build or test that the agent starts itself; the verification commands do not
+    /// count. Absent: 15m.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("self.matches('^([0-9]+([.][0-9]+)?(ms|s|m|h))+$') && duration(self) >= duration('1m') && duration(self) <= duration('24h')").message("idleTimeout: must be a duration between 1m and 24h, such as 15m"))]
+    pub idle_timeout: Option<GoDuration>,
     /// Where the Pods may connect to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub egress: Option<Egress>,

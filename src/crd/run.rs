@@ -331,6 +331,9 @@ pub struct RunLimits {
     pub startup_timeout: GoDuration,
     /// Time without a sign of life after which the kubelet ends the agent.
     pub agent_liveness_window: GoDuration,
+    /// Time that the executor may go on without any output (`idleTimeout` of the pool).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_timeout: Option<GoDuration>,
     /// Tokens that the agent may use: what was left of the Task's budget (`budgets.perTask`). It is
     /// ended once its output reports as many. Absent: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]

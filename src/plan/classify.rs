@@ -17,6 +17,8 @@ const SIGNATURE_LENGTH: usize = 400;
 
 /// The provider refused the key: only a person can help.
 pub const AUTHENTICATION_FAILED: &str = "authentication_failed";
+/// The agent was ended because it had said nothing for the pool's `idleTimeout`.
+pub const AGENT_IDLE: &str = "agent_idle";
 /// The agent was ended because the tokens that its Task had left are used up.
 pub const TOKENS_USED_UP: &str = "token_budget_used_up";
 
@@ -95,6 +97,7 @@ pub fn by_code(code: &str) -> Option<Classification> {
         "branch_diverged_requires_recreate" => DIVERGED,
         "verification_command_failed" | "test_failure" => TEST,
         "transient_or_flaky_failure"
+        | AGENT_IDLE
         | "repository_host_unknown"
         | "repository_unreachable"
         | "repository_timed_out"
@@ -241,6 +244,7 @@ mod tests {
     #[case("branch_protected", "non-fast-forward", BOOTSTRAP)]
     #[case("disk_full", "vitest", ENVIRONMENT)]
     #[case("repository_host_unknown", "enoent", FLAKY)]
+    #[case("agent_idle", "policy violation", FLAKY)]
     #[case("execution_failed", "Permission required: external_directory", PERMISSION)]
     #[case("nobody_knows", "change outside allowed paths", POLICY)]
     #[case("  Policy_Violation ", "429", POLICY)]

@@ -166,6 +166,7 @@ async fn attempt(supervisor: &mut Supervisor, verification: &Verification<'_>, s
         cwd: step.cwd.clone().into(),
         env: environment(verification.env, &step.cwd, &invocation.env),
         limit: verification.limit,
+        idle_limit: None,
         loop_limit: None,
         sweep: false,
         stdin: None,
@@ -185,7 +186,7 @@ fn judge(finished: Finished, limit: Duration) -> Attempt {
     match finished.ending {
         Ending::Exited(0) => Attempt::Passed,
         Ending::Stopped => Attempt::Stopped,
-        Ending::Exited(_) | Ending::Looped | Ending::GaveUp | Ending::OverBudget => {
+        Ending::Exited(_) | Ending::Idle | Ending::Looped | Ending::GaveUp | Ending::OverBudget => {
             Attempt::Failed(said.into())
         }
         Ending::Killed(signal) => Attempt::Failed(format!("{said}\nkilled by {signal}")),

@@ -5,6 +5,8 @@
 
 mod agents;
 mod faults;
+mod floods;
+mod idle;
 mod logins;
 mod outcomes;
 mod pod;

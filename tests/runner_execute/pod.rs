@@ -25,6 +25,8 @@ pub struct Pod {
     pub inputs: Inputs,
     pub env: Vec<(String, String)>,
     pub flags: Vec<String>,
+    /// Longest time that the runner's end is waited for.
+    pub patience: Duration,
 }
 
 /// How the runner ended.
@@ -79,7 +81,8 @@ impl Pod {
             run_uid: "uid".into(),
             spec,
         };
-        let pod = Self { dir, inputs, env: Vec::new(), flags: vec!["--kill-after".into(), "1s".into()] };
+        let flags = vec!["--kill-after".into(), "1s".into()];
+        let pod = Self { dir, inputs, env: Vec::new(), flags, patience: LONG };
         fs::create_dir_all(pod.exchange()).expect("made");
         exchange::create(&pod.exchange()).expect("fifo");
         pod.write("src/a.txt", "one\n");
@@ -207,7 +210,7 @@ impl Pod {
     /// Waits for the runner's end.
     pub fn end_of(&self, mut running: Running) -> Ended {
         let mut peak_kib = 0;
-        let status = poll("the runner ends", || {
+        let status = poll_for(self.patience, "the runner ends", || {
             peak_kib = peak_kib.max(peak(running.child.id()).unwrap_or(0));
             running.child.try_wait().expect("state")
         });
@@ -261,8 +264,13 @@ fn peak(pid: u32) -> Option<u64> {
 }
 
 /// Asks until there is an answer.
-pub fn poll<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + LONG;
+pub fn poll<T>(what: &str, ask: impl FnMut() -> Option<T>) -> T {
+    poll_for(LONG, what, ask)
+}
+
+/// Asks until there is an answer, no longer than `patience`.
+pub fn poll_for<T>(patience: Duration, what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + patience;
     loop {
         if let Some(answer) = ask() {
             return answer;

@@ -135,6 +135,7 @@ async fn git(
         cwd: checkout.into(),
         env,
         limit: GIT_LIMIT,
+        idle_limit: None,
         loop_limit: None,
         sweep: true,
         stdin: None,

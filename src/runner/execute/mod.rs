@@ -37,8 +37,8 @@ use super::exchange::{self, AgentEnd};
 use super::verify::{self, Verdict, Verification};
 use crate::crd::pool::{ExecutorType, MockExecutor, Role};
 use crate::crd::wire::{ContainerResult, Inputs, Outcome};
-use crate::crd::{FailureDetail, Purpose};
-use crate::plan::classify::TOKENS_USED_UP;
+use crate::crd::{FailureDetail, GoDuration, Purpose};
+use crate::plan::classify::{AGENT_IDLE, TOKENS_USED_UP};
 use crate::plan::command::{docser, empty};
 use crate::plan::policy::{Policy, Violation, is_documentation, relevant};
 use crate::plan::quota;
@@ -227,6 +227,7 @@ async fn execute(
     match finished.ending {
         Ending::Exited(0) => Ok(None),
         Ending::TimedOut => Ok(Some(finished)),
+        Ending::Idle => Err(idle(&program, &finished, settings).into()),
         Ending::Looped => {
             let summary = format!(
                 "doom loop detected: the executor {}: {}",
@@ -274,11 +275,27 @@ fn describe(ending: Ending) -> String {
         Ending::Exited(code) => format!("exit code {code}"),
         Ending::Killed(signal) => format!("killed by {signal}"),
         Ending::TimedOut => "time is up".into(),
+        Ending::Idle => "it fell silent".into(),
         Ending::Looped => "it repeated itself".into(),
         Ending::GaveUp => "it waited for what would not come".into(),
         Ending::OverBudget => "the tokens of the task are used up".into(),
         Ending::Stopped => "told to stop".into(),
     }
+}
+
+/// The executor said nothing for its idle limit: a provider's limit by its words, else a hang. What it
+/// has changed is half a work, because nothing says that it was done.
+fn idle(program: &Program, finished: &Finished, settings: &Settings) -> ContainerResult {
+    if let Some(result) = quota_wait(finished, settings) {
+        return result;
+    }
+    let window = GoDuration::from_secs(program.idle_limit.unwrap_or_default().as_secs());
+    let summary = format!(
+        "the executor was ended: it said nothing for {} (idleTimeout of the AgentPool): {}",
+        window.0,
+        last_words(finished)
+    );
+    ContainerResult::failure(Outcome::Failed, AGENT_IDLE, summary)
 }
 
 /// The executor failed by itself: a provider's limit by its words, else a failure.

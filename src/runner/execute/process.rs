@@ -45,6 +45,8 @@ pub struct Program {
     pub env: Vec<(OsString, OsString)>,
     /// Time it may take.
     pub limit: Duration,
+    /// Time that it may go on without any output; none: as long as it likes.
+    pub idle_limit: Option<Duration>,
     /// A line repeated this often in a row ends it.
     pub loop_limit: Option<usize>,
     /// Whether everything it leaves behind is ended with it.
@@ -73,6 +75,8 @@ pub enum Ending {
     Killed(Signo),
     /// By us, at its time limit.
     TimedOut,
+    /// By us, because it has said nothing for its idle limit.
+    Idle,
     /// By us, because it repeated itself.
     Looped,
     /// By us, because it waited for what would not come.
@@ -217,6 +221,7 @@ impl Supervisor {
         err: Receiver,
     ) -> io::Result<Finished> {
         let limit = Instant::now() + program.limit;
+        let mut heard = Instant::now();
         let mut ended: Option<Ended> = None;
         let mut status: Option<WaitStatus> = None;
         let mut drain: Option<Instant> = None;
@@ -234,15 +239,22 @@ impl Supervisor {
         let mut beat = tokio::time::interval(INTERVAL);
         let mut buffer = vec![0u8; CHUNK_BYTES];
         while status.is_none() || (stdout.open || stderr.open) {
-            let wake = drain.unwrap_or_else(|| ended.map_or(limit, |ended| ended.kill_at));
+            let idle = program.idle_limit.map(|idle| heard + idle).filter(|idle| *idle < limit);
+            let (due, because) = idle.map_or((limit, Ending::TimedOut), |idle| (idle, Ending::Idle));
+            let wake = drain.unwrap_or_else(|| ended.map_or(due, |ended| ended.kill_at));
             tokio::select! {
                 ready = stdout.receiver.readable(), if stdout.open => {
                     ready?;
-                    stdout.read(&mut buffer, &mut log.0)?;
+                    if !stdout.read(&mut buffer, &mut log.0)?.is_empty() {
+                        heard = Instant::now();
+                    }
                 }
                 ready = stderr.receiver.readable(), if stderr.open => {
                     ready?;
                     let bytes = stderr.read(&mut buffer, &mut log.1)?;
+                    if !bytes.is_empty() {
+                        heard = Instant::now();
+                    }
                     if let Some(transcript) = &mut stdout.transcript {
                         transcript.complain(bytes);
                     }
@@ -254,7 +266,7 @@ impl Supervisor {
                         break;
                     }
                     match ended {
-                        None => ended = Some(terminate(pid, Ending::TimedOut, self.kill_after)),
+                        None => ended = Some(terminate(pid, because, self.kill_after)),
                         Some(reason) => ended = Some(kill_all(pid, reason)),
                     }
                 }

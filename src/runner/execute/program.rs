@@ -8,8 +8,9 @@ use super::mask::secret_names;
 use super::process::{Output, Program};
 use super::prompt::Files;
 use super::{Early, LOOP_LIMIT, Settings, cli, early, planning, review};
-use crate::crd::ExecutorType;
+use crate::crd::pool::DEFAULT_IDLE_TIMEOUT;
 use crate::crd::wire::{Inputs, Outcome};
+use crate::crd::{ExecutorType, GoDuration};
 
 /// The executor of a Run as a program.
 pub(super) fn of(inputs: &Inputs, settings: &Settings, files: &Files) -> Result<Program, Early> {
@@ -21,6 +22,7 @@ pub(super) fn of(inputs: &Inputs, settings: &Settings, files: &Files) -> Result<
         stdin: None,
         env: settings.environment.clone(),
         limit: spec.inputs.timebox.parse().ok_or_else(unreadable)?,
+        idle_limit: Some(GoDuration::or(spec.limits.idle_timeout.as_ref(), DEFAULT_IDLE_TIMEOUT)),
         loop_limit: Some(LOOP_LIMIT),
         sweep: true,
         output: Output::Forward,

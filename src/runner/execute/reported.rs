@@ -13,12 +13,16 @@ pub(super) fn failure(inputs: &Inputs, finished: &Finished, settings: &Settings)
     let report = finished.report.as_ref()?;
     let failed = match finished.ending {
         Ending::Exited(code) => code != 0,
-        Ending::Killed(_) | Ending::GaveUp | Ending::TimedOut => true,
+        Ending::Killed(_) | Ending::GaveUp | Ending::TimedOut | Ending::Idle => true,
         Ending::Looped | Ending::OverBudget | Ending::Stopped => return None,
     };
     let failure = report.failure(failed)?;
     // Out of time for another reason than a limit: the work that is there is looked at.
     if finished.ending == Ending::TimedOut && failure.kind != Kind::Refused(Refusal::Quota) {
+        return None;
+    }
+    // Silence says more than a complaint that the program seemed to have got over.
+    if finished.ending == Ending::Idle && failure.kind == Kind::Other {
         return None;
     }
     Some(result(inputs, &failure, settings))
