@@ -344,6 +344,7 @@ async fn dispatch(
     let tasks = TaskTracker::new();
     loop {
         let (namespace, fact) = tokio::select! {
+            biased;
             () = stop.cancelled() => break,
             message = inbox.recv() => match message {
                 Some(message) => message,

@@ -172,10 +172,14 @@ pub async fn run<F, Fut>(
     let tasks = TaskTracker::new();
     loop {
         let slot = tokio::select! {
+            // The end comes first: nothing new is begun once it is known.
+            biased;
             () = shutdown.cancelled() => break,
             slot = slots.clone().acquire_owned() => slot,
         };
         let key = tokio::select! {
+            // The end comes first: nothing new is begun once it is known.
+            biased;
             () = shutdown.cancelled() => break,
             key = queue.next() => key,
         };

@@ -38,8 +38,7 @@ fn claims(proof: &str) -> Option<Value> {
     let provider = rustls::crypto::ring::default_provider();
     let known = provider.signature_verification_algorithms.mapping;
     let (_, algorithms) = known.iter().find(|(scheme, _)| *scheme == SignatureScheme::RSA_PKCS1_SHA256)?;
-    let valid =
-        algorithms.iter().any(|a| a.verify_signature(&KEYS.1, signed.as_bytes(), &signature).is_ok());
+    let valid = algorithms.iter().any(|a| a.verify_signature(&KEYS.1, signed.as_bytes(), &signature).is_ok());
     let (_, claims) = signed.split_once('.')?;
     valid.then(|| serde_json::from_slice(&URL_SAFE_NO_PAD.decode(claims).ok()?).ok())?
 }
