@@ -1,11 +1,14 @@
 //! One namespace of the real node: a System, pools, Tasks, and waiting for what becomes of them.
 #![allow(dead_code, reason = "each part of the tests uses a part")]
 
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
+use futures::StreamExt;
 use k8s_openapi::api::core::v1::{ContainerState, Event, Pod};
 use kube::api::{Api, ListParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::runtime::watcher;
 use kube::{Client, Config, ResourceExt};
 use opentiger::crd::{Run, Task, TaskPhase, TaskStatus};
 use tokio_postgres::NoTls;
@@ -145,7 +148,8 @@ spec:
         text.into_iter().map(|part| part.expect("JSON")).collect()
     }
 
-    /// Waits until the status of a Task passes `check`, and returns it.
+    /// Waits until the status of a Task passes `check`, and returns it: every state that the Task has
+    /// from now on is looked at, however short it lasts.
     pub async fn until(
         &self,
         task: &str,
@@ -153,17 +157,22 @@ spec:
         limit: Duration,
         check: impl Fn(&TaskStatus) -> bool,
     ) -> TaskStatus {
-        let deadline = Instant::now() + limit;
+        let deadline = tokio::time::Instant::now() + limit;
+        let mut states = pin!(watcher::watch_object(self.api::<Task>(), task));
         loop {
-            let status = self.status(task).await;
+            let state = tokio::time::timeout_at(deadline, states.next()).await;
+            let Ok(state) = state else { break };
+            // The watch tries again by itself when it fails.
+            let Some(Ok(Some(task))) = state else { continue };
+            let status = task.status.unwrap_or_default();
             if check(&status) {
                 return status;
             }
-            if Instant::now() > deadline || (status.phase.is_terminal() && !is_waiting_for_terminal(what)) {
-                panic!("{task} was to be {what}:\n{}", self.explain(task).await);
+            if status.phase.is_terminal() && !is_waiting_for_terminal(what) {
+                break;
             }
-            tokio::time::sleep(POLL).await;
         }
+        panic!("{task} was to be {what}:\n{}", self.explain(task).await);
     }
 
     /// Waits until a Task is Done.
