@@ -17,6 +17,7 @@ pub mod planner;
 pub mod pod;
 pub mod pool;
 pub mod recovery;
+pub mod reported;
 pub mod restart;
 pub mod retention;
 pub mod run;

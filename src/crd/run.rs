@@ -14,6 +14,7 @@ use super::network::CaBundleRef;
 use super::planner::PlanTarget;
 use super::pool::{Executor, ImagePullPolicy, Resources, Role};
 use super::recovery::FailureDetail;
+pub use super::reported::{CommandOutcome, VerificationReport, VerifiedCommand};
 use super::restart::AgentCrash;
 use super::system::{RepositoryMode, Submodules};
 use super::task::{RiskLevel, TaskContext};
@@ -424,18 +425,6 @@ fn is_zero(number: &i64) -> bool {
     *number == 0
 }
 
-/// The conversation of an executor with its model.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
-pub struct AgentSession {
-    /// The executor's own name for it.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    #[schemars(length(max = 64))]
-    pub id: String,
-    /// Answers of the model.
-    pub turns: i64,
-}
-
 /// What became of the container logs; absent means kept or still being kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Logs {
@@ -486,6 +475,9 @@ pub struct RunStatus {
     /// The conversation in which they were used.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub session: Option<AgentSession>,
+    /// What the agent's container says of its verification.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub verification: Option<VerificationReport>,
     /// For quota failures: when the provider's limit resets.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>")]

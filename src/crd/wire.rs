@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::recovery::FailureDetail;
+use super::reported::VerificationReport;
 use super::run::{AgentSession, PullRequest, Purpose, ReviewResult, RunSpec, TokenUsage};
 
 /// Version of [`Inputs`] and [`ContainerResult`].
@@ -17,6 +18,8 @@ pub const MAX_RESULT_BYTES: usize = 2048;
 pub const MAX_SUMMARY_BYTES: usize = 1536;
 /// Largest `failure` in a result, in bytes.
 pub const MAX_DETAIL_BYTES: usize = 768;
+/// Largest `verification` in a result, in bytes.
+pub const MAX_VERIFICATION_BYTES: usize = 512;
 /// Audience of the token with which a Plan Run's Pod opens the API, and nothing else.
 pub const API_AUDIENCE: &str = "opentiger-api";
 /// Largest input document, in bytes.
@@ -162,6 +165,9 @@ pub struct ContainerResult {
     pub tokens: Option<TokenUsage>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session: Option<AgentSession>,
+    /// What the agent's container says of its verification.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verification: Option<VerificationReport>,
     /// When the provider's limit resets.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_at: Option<Timestamp>,
@@ -183,6 +189,7 @@ impl ContainerResult {
             review: None,
             tokens: None,
             session: None,
+            verification: None,
             retry_at: None,
         }
     }
@@ -193,11 +200,13 @@ impl ContainerResult {
     }
 
     /// The message as it is written: JSON within [`MAX_RESULT_BYTES`]. The detail of a failure takes at
-    /// most [`MAX_DETAIL_BYTES`] of it (fewer violations, then none). Where needed the summary is cut
+    /// most [`MAX_DETAIL_BYTES`] of it (fewer violations, then none), the report of the verification
+    /// [`MAX_VERIFICATION_BYTES`] (fewer commands). Where needed the summary is cut
     /// first, then the findings of a review, then both go.
     pub fn to_message(&self) -> String {
         let mut result = self.clone();
         result.failure = self.failure.clone().and_then(within_budget);
+        result.verification = self.verification.clone().map(|report| report.bounded(MAX_VERIFICATION_BYTES));
         let (mut summary, mut finding) = (MAX_SUMMARY_BYTES, MAX_FINDING_CHARS);
         loop {
             result.summary = cut(&self.summary, summary);

@@ -7,8 +7,8 @@ use super::classify;
 use super::run::reason;
 use crate::crd::restart::AgentCrash;
 use crate::crd::run::condition::POD_STARTED;
-use crate::crd::run::{AgentSession, PullRequest, ReviewResult};
-use crate::crd::wire::{ContainerResult, Outcome, container};
+use crate::crd::run::{AgentSession, PullRequest, ReviewResult, VerificationReport};
+use crate::crd::wire::{ContainerResult, MAX_VERIFICATION_BYTES, Outcome, container};
 use crate::crd::{
     ContainerFacts, ContainerState, FailureClass, FailureDetail, PodFacts, PodPhase, Purpose, Run, RunPhase,
     RunStatus, Terminated, TokenUsage,
@@ -81,6 +81,7 @@ pub struct Verdict {
     pub review: Option<ReviewResult>,
     pub tokens: Option<TokenUsage>,
     pub session: Option<AgentSession>,
+    pub verification: Option<VerificationReport>,
     pub retry_at: Option<Timestamp>,
     pub summary: String,
     /// Uid of the Operation that cancelled it.
@@ -105,6 +106,7 @@ impl Verdict {
             review: None,
             tokens: None,
             session: None,
+            verification: None,
             retry_at: None,
             summary: cut(summary),
             cancelled_by: String::new(),
@@ -119,7 +121,13 @@ impl Verdict {
 
     /// `end` in place of this verdict, with what it says of time and tokens.
     pub fn ended_as(self, end: Self) -> Self {
-        Self { started: self.started, tokens: self.tokens, session: self.session.clone(), ..end }
+        Self {
+            started: self.started,
+            tokens: self.tokens,
+            session: self.session.clone(),
+            verification: self.verification.clone(),
+            ..end
+        }
     }
 
     /// Cancelled at no cost.
@@ -167,6 +175,7 @@ impl Verdict {
         status.review.clone_from(&self.review);
         status.tokens = self.tokens;
         status.session.clone_from(&self.session);
+        status.verification.clone_from(&self.verification);
         status.retry_at = self.retry_at;
         status.summary.clone_from(&self.summary);
         status.cancelled_by.clone_from(&self.cancelled_by);
@@ -188,9 +197,12 @@ pub fn of_pod(run: &Run, pod: &PodFacts, cancelled: bool, now: Timestamp) -> Ver
     };
     // `publish` that was stopped hands nothing on; what was used was used.
     let said = agent.and_then(|t| ContainerResult::from_message(&t.message));
-    if let Some(said) = said.filter(|_| verdict.tokens.is_none()) {
-        verdict.tokens = said.tokens;
-        verdict.session = said.session;
+    if let Some(said) = said {
+        verdict.verification = verdict.verification.or_else(|| reported(&said));
+        if verdict.tokens.is_none() {
+            verdict.tokens = said.tokens;
+            verdict.session = said.session;
+        }
     }
     if verdict.phase == RunPhase::Failed && verdict.class != Some(FailureClass::Infra) {
         verdict.agent_crash = agent.and_then(crash);
@@ -238,6 +250,7 @@ fn of_result(
     verdict.retry_at = result.retry_at;
     verdict.tokens = result.tokens;
     verdict.session.clone_from(&result.session);
+    verdict.verification = reported(result);
     verdict.changed_files = result.changed_files;
     if verdict.phase == RunPhase::Success {
         verdict.branch = result.branch.clone().unwrap_or_default();
@@ -249,6 +262,11 @@ fn of_result(
         }
     }
     verdict
+}
+
+/// What a container says of the verification, within the bounds of a Run's status.
+fn reported(result: &ContainerResult) -> Option<VerificationReport> {
+    result.verification.clone().map(|report| report.bounded(MAX_VERIFICATION_BYTES))
 }
 
 /// The verdict on a Pod that was ended because it did not start. Once it is deleted its containers no

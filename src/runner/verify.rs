@@ -7,10 +7,11 @@
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::execute::descendants::sweep;
 use super::execute::process::{Ending, Finished, Output, Program, Supervisor};
+use crate::crd::run::{CommandOutcome, VerificationReport};
 use crate::plan::command::outcome::{Position, failure_code, may_skip};
 use crate::plan::command::{DENIED, Step, denied, steps};
 
@@ -50,6 +51,8 @@ pub enum Verdict {
         summary: String,
         /// The command; empty when it was none of them.
         command: String,
+        /// All that it said, as far as it was kept.
+        output: String,
     },
     /// We were told to stop.
     Stopped,
@@ -71,15 +74,24 @@ fn denied_step(step: &Step) -> Option<&'static str> {
     denied(&step.command, &DENIED).or_else(|| denied(&words.ok()?, &DENIED))
 }
 
-/// Runs the commands in order.
-pub async fn run(supervisor: &mut Supervisor, verification: &Verification<'_>) -> Verdict {
+/// Runs the commands in order, and adds each to `report`.
+pub async fn run(
+    supervisor: &mut Supervisor,
+    verification: &Verification<'_>,
+    report: &mut VerificationReport,
+) -> Verdict {
     let steps = steps(verification.commands, &verification.checkout.to_string_lossy());
-    let verdict = run_steps(supervisor, verification, &steps).await;
+    let verdict = run_steps(supervisor, verification, &steps, report).await;
     sweep().await;
     verdict
 }
 
-async fn run_steps(supervisor: &mut Supervisor, verification: &Verification<'_>, steps: &[Step]) -> Verdict {
+async fn run_steps(
+    supervisor: &mut Supervisor,
+    verification: &Verification<'_>,
+    steps: &[Step],
+    report: &mut VerificationReport,
+) -> Verdict {
     let texts: Vec<&str> = steps.iter().map(|step| step.command.as_str()).collect();
     let mut passed = 0;
     for (index, step) in steps.iter().enumerate() {
@@ -99,8 +111,12 @@ async fn run_steps(supervisor: &mut Supervisor, verification: &Verification<'_>,
             steps.len(),
             supervisor.mask().hide(&*step.command)
         );
-        let output = match attempt(supervisor, verification, step).await {
+        let begun = Instant::now();
+        let attempted = attempt(supervisor, verification, step).await;
+        let mut note = |outcome| report.add(&step.command, outcome, begun.elapsed().as_secs());
+        let output = match attempted {
             Attempt::Passed => {
+                note(CommandOutcome::Passed);
                 passed += 1;
                 continue;
             }
@@ -114,16 +130,18 @@ async fn run_steps(supervisor: &mut Supervisor, verification: &Verification<'_>,
             no_change: verification.no_change,
         };
         if may_skip(&step.command, &output, position) {
+            note(CommandOutcome::PassedOver);
             println!("[opentiger] passed over: {}", supervisor.mask().hide(summarise(&output)));
             continue;
         }
+        note(CommandOutcome::Failed);
         return failed(failure_code(&texts, index, &output), &step.command, &output);
     }
     // Commands that were all passed over have verified nothing (spec agents 3.8).
     if passed == 0 && !steps.is_empty() && !verification.documentation_only && !verification.no_change {
         let summary = "verification failed at verify:guard [guard]: every command was passed over, nothing was verified";
         let (code, command) = ("verification_command_failed", String::new());
-        return Verdict::Failed { code, summary: summary.into(), command };
+        return Verdict::Failed { code, summary: summary.into(), command, output: String::new() };
     }
     Verdict::Passed { passed }
 }
@@ -133,6 +151,7 @@ fn failed(code: &'static str, command: &str, output: &str) -> Verdict {
         code,
         summary: format!("verification failed at {command} [explicit]: {}", summarise(output)),
         command: command.into(),
+        output: output.into(),
     }
 }
 

@@ -10,5 +10,6 @@ mod idle;
 mod logins;
 mod outcomes;
 mod pod;
+mod repairs;
 mod reviews;
 mod verification;

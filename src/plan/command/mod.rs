@@ -1,13 +1,14 @@
 //! The grammar of verification commands (spec agents 3.5): no shell, one program per step.
 //!
 //! Pure: text in, steps out. Must not start anything; what a failure means is in [`outcome`], when no
-//! change is fine in [`empty`].
+//! change is fine in [`empty`], when the agent is to mend it in [`repair`].
 //!
 //! Two differences from the original, both on purpose: a split at `&&` keeps backslashes (there they
 //! were lost, so the same command meant two things), and empty arguments (`''`) stay arguments.
 
 pub mod empty;
 pub mod outcome;
+pub mod repair;
 
 use std::sync::LazyLock;
 

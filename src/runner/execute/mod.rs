@@ -4,6 +4,7 @@
 //! is no token in this container. Must not commit, push, or reach the cluster.
 
 mod changes;
+mod check;
 pub mod cli;
 pub(super) mod descendants;
 mod guidance;
@@ -16,6 +17,7 @@ mod planning;
 pub(super) mod process;
 mod program;
 mod prompt;
+mod repair;
 mod reported;
 mod review;
 mod roles;
@@ -23,24 +25,24 @@ mod roles;
 use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
-use self::changes::{Baseline, Changes};
+use self::check::Check;
 use self::heartbeat::Heartbeat;
 use self::mask::{Mask, secret_names};
 use self::process::{Ending, Finished, Program, Supervisor};
 use self::prompt::Files;
+use self::repair::Prompted;
 use super::exchange::{self, AgentEnd};
-use super::verify::{self, Verdict, Verification};
-use crate::crd::pool::{ExecutorType, MockExecutor, Role};
+use super::verify;
+use crate::crd::pool::{ExecutorType, MockExecutor};
 use crate::crd::wire::{ContainerResult, Inputs, Outcome};
-use crate::crd::{FailureDetail, GoDuration, Purpose};
+use crate::crd::{GoDuration, Purpose};
 use crate::plan::classify::{AGENT_IDLE, TOKENS_USED_UP};
-use crate::plan::command::{docser, empty};
-use crate::plan::policy::{Policy, Violation, is_documentation, relevant};
+use crate::plan::policy::Policy;
 use crate::plan::quota;
 
 /// Time between SIGTERM and SIGKILL, after the time limit and after a stop alike: within half of the
@@ -124,6 +126,9 @@ pub async fn run(
     result.tokens = supervisor.spent().tokens;
     result.session.clone_from(&supervisor.spent().session);
     result.summary = supervisor.mask().hide(result.summary).into_owned();
+    for command in result.verification.iter_mut().flat_map(|report| &mut report.commands) {
+        command.command = supervisor.mask().hide(std::mem::take(&mut command.command)).into_owned();
+    }
     if let Some(failure) = &mut result.failure {
         for text in failure.violations.iter_mut().chain([&mut failure.command]) {
             *text = supervisor.mask().hide(std::mem::take(text)).into_owned();
@@ -161,24 +166,21 @@ async fn work(
 ) -> Result<ContainerResult, Early> {
     let policy = readable_inputs(inputs)?;
     let text = prompt::render(inputs, &guidance::read(&settings.checkout));
-    let files = prompt::write(&settings.exchange, inputs, &supervisor.mask().hide(text))
+    let text = supervisor.mask().hide(text).into_owned();
+    let files = prompt::write(&settings.exchange, inputs, &text)
         .map_err(|error| infra("failed to write the prompt", &error))?;
     let plain = without_secrets(&settings.environment);
     let marker = settings.exchange.join("agent.start");
     let baseline = changes::baseline(supervisor, &settings.checkout, &marker, &plain).await;
     let baseline = baseline.map_err(|error| infra("failed to remember the checkout", &error))?;
-    let timed_out = execute(supervisor, inputs, settings, &files).await?;
-    let changes = changes_since(supervisor, settings, &baseline, &plain).await?;
-    let relevant = relevant(changes.paths(), |path| settings.checkout.join(path).is_file());
-    if relevant.is_empty() {
-        empty_change(inputs, timed_out.as_ref(), settings)?;
-    } else if changes.is_exact() {
-        within_policy(&policy, &relevant)?;
-    }
-    verified(supervisor, inputs, settings, &plain, &relevant)
-        .await
-        .map_err(|result| after_timeout(result, inputs, timed_out.as_ref()))?;
-    Ok(success(&relevant))
+    let begun = Instant::now();
+    let timed_out = execute(supervisor, inputs, settings, &files, None).await?;
+    let check = Check { inputs, settings, policy: &policy, baseline: &baseline, env: &plain };
+    let prompted = Prompted { text: &text, files: &files, begun };
+    let (ended, report) = repair::until_verified(supervisor, &check, &prompted, timed_out).await;
+    let mut result = ended.map_or_else(|early| *early, |relevant| success(&relevant));
+    result.verification = (!report.is_empty()).then_some(report);
+    Ok(result)
 }
 
 fn success(relevant: &[String]) -> ContainerResult {
@@ -204,14 +206,17 @@ fn without_secrets(environment: &[(OsString, OsString)]) -> Vec<(OsString, OsStr
     environment.iter().filter(|(name, _)| !secret.contains(name)).cloned().collect()
 }
 
-/// Runs the executor. `Ok` goes on to verification; it holds what was said by one that ran out of time.
+/// Runs the executor, for its timebox or what is left of it. `Ok` goes on to verification; it holds what
+/// was said by one that ran out of time.
 async fn execute(
     supervisor: &mut Supervisor,
     inputs: &Inputs,
     settings: &Settings,
     files: &Files,
+    time_left: Option<Duration>,
 ) -> Result<Option<Finished>, Early> {
-    let program = program::of(inputs, settings, files)?;
+    let mut program = program::of(inputs, settings, files)?;
+    program.limit = time_left.unwrap_or(program.limit);
     println!("[opentiger] executor started, timebox {}", inputs.spec.inputs.timebox.0);
     let finished = supervisor.run(&program).await.map_err(|error| not_started(&program, &error))?;
     println!("[opentiger] executor ended: {}", describe(finished.ending));
@@ -323,97 +328,6 @@ fn last_words(finished: &Finished) -> String {
     let line = finished.said().split_whitespace().collect::<Vec<_>>().join(" ");
     let excess = line.chars().count().saturating_sub(SAID_CHARS);
     if line.is_empty() { "it said nothing".into() } else { line.chars().skip(excess).collect() }
-}
-
-async fn changes_since(
-    supervisor: &mut Supervisor,
-    settings: &Settings,
-    baseline: &Baseline,
-    env: &[(OsString, OsString)],
-) -> Result<Changes, Early> {
-    let changes = changes::since(supervisor, &settings.checkout, baseline, env).await;
-    if supervisor.is_stopped() {
-        return Err(cancelled().into());
-    }
-    changes.map_err(|error| {
-        let summary = format!("failed to read what the executor changed: {error}");
-        early(Outcome::Failed, "execution_failed", summary)
-    })
-}
-
-/// `Ok` when no change is acceptable (spec agents 1.8).
-fn empty_change(inputs: &Inputs, timed_out: Option<&Finished>, settings: &Settings) -> Result<(), Early> {
-    if let Some(finished) = timed_out {
-        if let Some(result) = quota_wait(finished, settings) {
-            return Err(result.into());
-        }
-        let summary = format!(
-            "executor timed out after {} with nothing changed: {}",
-            inputs.spec.inputs.timebox.0,
-            last_words(finished)
-        );
-        return Err(early(Outcome::Failed, "execution_failed", summary));
-    }
-    if empty::is_acceptable(&inputs.spec.inputs, inputs.spec.role) {
-        return Ok(());
-    }
-    Err(early(Outcome::NeedsRework, "no_actionable_changes", "no relevant changes were made"))
-}
-
-fn within_policy(policy: &Policy, relevant: &[String]) -> Result<(), Early> {
-    let violations: Vec<Violation> = relevant.iter().filter_map(|path| policy.violation(path)).collect();
-    if violations.is_empty() {
-        return Ok(());
-    }
-    let named: Vec<String> = violations.iter().take(NAMED_VIOLATIONS).map(ToString::to_string).collect();
-    let more = violations.len().saturating_sub(NAMED_VIOLATIONS);
-    let more = if more > 0 { format!("; and {more} more") } else { String::new() };
-    let summary = format!("policy violation: {}{more}", named.join("; "));
-    let mut result = early(Outcome::NeedsRework, "policy_violation", summary);
-    result.failure = Some(FailureDetail::of_violations(violations));
-    Err(result)
-}
-
-async fn verified(
-    supervisor: &mut Supervisor,
-    inputs: &Inputs,
-    settings: &Settings,
-    env: &[(OsString, OsString)],
-    relevant: &[String],
-) -> Result<(), Early> {
-    let task = &inputs.spec.inputs;
-    let commands = match inputs.spec.role {
-        Role::Docser => docser(&task.commands),
-        Role::Worker | Role::Tester | Role::Judge | Role::Planner => task.commands.clone(),
-    };
-    let verification = Verification {
-        commands: &commands,
-        checkout: &settings.checkout,
-        env,
-        limit: settings.command_limit,
-        documentation_only: !relevant.is_empty() && relevant.iter().all(|path| is_documentation(path)),
-        no_change: relevant.is_empty(),
-    };
-    match verify::run(supervisor, &verification).await {
-        Verdict::Passed { passed } => {
-            println!("[opentiger] verification passed, {passed} of {} commands ran", commands.len());
-            Ok(())
-        }
-        Verdict::Failed { code, summary, command } => {
-            let mut result = early(Outcome::NeedsRework, code, summary);
-            result.failure = (!command.is_empty()).then(|| FailureDetail::of_command(&command));
-            Err(result)
-        }
-        Verdict::Stopped => Err(cancelled().into()),
-    }
-}
-
-/// A failed verification of work that ran out of time says so.
-fn after_timeout(mut result: Early, inputs: &Inputs, timed_out: Option<&Finished>) -> Early {
-    if timed_out.is_some() && result.outcome == Outcome::NeedsRework {
-        result.summary.push_str(&format!(" (executor timed out after {})", inputs.spec.inputs.timebox.0));
-    }
-    result
 }
 
 /// For the liveness probe: whether the agent has given a sign of life within `window`.

@@ -35,7 +35,7 @@ pub(super) async fn work(
     }
     let files =
         write(&settings.exchange, inputs).map_err(|error| infra("failed to write the prompt", &error))?;
-    if let Some(finished) = execute(supervisor, inputs, settings, &files).await? {
+    if let Some(finished) = execute(supervisor, inputs, settings, &files, None).await? {
         if let Some(result) = quota_wait(&finished, settings) {
             return Err(result.into());
         }

@@ -160,7 +160,7 @@ impl Supervisor {
     }
 
     /// Tokens that the next program may use.
-    fn tokens_left(&self) -> Option<i64> {
+    pub fn tokens_left(&self) -> Option<i64> {
         let spent = self.spent.tokens.map_or(0, |tokens| tokens.total);
         self.token_limit.map(|limit| limit.saturating_sub(spent))
     }

@@ -46,7 +46,7 @@ pub(super) async fn work(
     let verdict = settings.exchange.join(VERDICT_FILE);
     let files = prompt::write_review(&settings.exchange, inputs, &bundle, &verdict)
         .map_err(|error| infra("failed to write the prompt", &error))?;
-    if let Some(finished) = execute(supervisor, inputs, settings, &files).await? {
+    if let Some(finished) = execute(supervisor, inputs, settings, &files, None).await? {
         return Err(out_of_time(inputs, settings, &finished));
     }
     if supervisor.is_stopped() {
