@@ -17,6 +17,7 @@ use super::recovery::FailureDetail;
 use super::restart::AgentCrash;
 use super::system::{RepositoryMode, Submodules};
 use super::task::{RiskLevel, TaskContext};
+pub use super::usage::{AgentSession, TokenUsage};
 use super::{Condition, GoDuration};
 
 /// A Secret in the same namespace.
@@ -406,36 +407,6 @@ impl FailureClass {
     }
 }
 
-/// Tokens reported by the executor.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
-pub struct TokenUsage {
-    /// What the model read, cached tokens included.
-    pub input: i64,
-    pub output: i64,
-    /// Part of `input` that the provider had in its cache.
-    #[serde(skip_serializing_if = "is_zero")]
-    pub cached: i64,
-    /// `input` and `output`.
-    pub total: i64,
-}
-
-fn is_zero(number: &i64) -> bool {
-    *number == 0
-}
-
-/// The conversation of an executor with its model.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
-pub struct AgentSession {
-    /// The executor's own name for it.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    #[schemars(length(max = 64))]
-    pub id: String,
-    /// Answers of the model.
-    pub turns: i64,
-}
-
 /// What became of the container logs; absent means kept or still being kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Logs {
@@ -486,6 +457,11 @@ pub struct RunStatus {
     /// The conversation in which they were used.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub session: Option<AgentSession>,
+    /// SHA-256 of the exact text that the runner handed to the executor, in hex. Computed before the
+    /// executor starts; testimony of the runner, which nobody has checked. Absent: none was handed over.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 64))]
+    pub prompt_hash: String,
     /// For quota failures: when the provider's limit resets.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>")]

@@ -162,6 +162,9 @@ pub struct ContainerResult {
     pub tokens: Option<TokenUsage>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session: Option<AgentSession>,
+    /// SHA-256 of the prompt as it was handed to the executor: 64 hex digits (`RunStatus::prompt_hash`).
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub prompt_hash: String,
     /// When the provider's limit resets.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_at: Option<Timestamp>,
@@ -183,6 +186,7 @@ impl ContainerResult {
             review: None,
             tokens: None,
             session: None,
+            prompt_hash: String::new(),
             retry_at: None,
         }
     }

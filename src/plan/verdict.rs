@@ -81,6 +81,8 @@ pub struct Verdict {
     pub review: Option<ReviewResult>,
     pub tokens: Option<TokenUsage>,
     pub session: Option<AgentSession>,
+    /// Of the prompt; empty or 64 hex digits.
+    pub prompt_hash: String,
     pub retry_at: Option<Timestamp>,
     pub summary: String,
     /// Uid of the Operation that cancelled it.
@@ -105,6 +107,7 @@ impl Verdict {
             review: None,
             tokens: None,
             session: None,
+            prompt_hash: String::new(),
             retry_at: None,
             summary: cut(summary),
             cancelled_by: String::new(),
@@ -119,7 +122,13 @@ impl Verdict {
 
     /// `end` in place of this verdict, with what it says of time and tokens.
     pub fn ended_as(self, end: Self) -> Self {
-        Self { started: self.started, tokens: self.tokens, session: self.session.clone(), ..end }
+        Self {
+            started: self.started,
+            tokens: self.tokens,
+            session: self.session.clone(),
+            prompt_hash: self.prompt_hash.clone(),
+            ..end
+        }
     }
 
     /// Cancelled at no cost.
@@ -167,6 +176,7 @@ impl Verdict {
         status.review.clone_from(&self.review);
         status.tokens = self.tokens;
         status.session.clone_from(&self.session);
+        status.prompt_hash.clone_from(&self.prompt_hash);
         status.retry_at = self.retry_at;
         status.summary.clone_from(&self.summary);
         status.cancelled_by.clone_from(&self.cancelled_by);
@@ -188,6 +198,9 @@ pub fn of_pod(run: &Run, pod: &PodFacts, cancelled: bool, now: Timestamp) -> Ver
     };
     // `publish` that was stopped hands nothing on; what was used was used.
     let said = agent.and_then(|t| ContainerResult::from_message(&t.message));
+    if let Some(said) = said.as_ref().filter(|_| verdict.prompt_hash.is_empty()) {
+        verdict.prompt_hash = prompt_hash(said);
+    }
     if let Some(said) = said.filter(|_| verdict.tokens.is_none()) {
         verdict.tokens = said.tokens;
         verdict.session = said.session;
@@ -238,6 +251,7 @@ fn of_result(
     verdict.retry_at = result.retry_at;
     verdict.tokens = result.tokens;
     verdict.session.clone_from(&result.session);
+    verdict.prompt_hash = prompt_hash(result);
     verdict.changed_files = result.changed_files;
     if verdict.phase == RunPhase::Success {
         verdict.branch = result.branch.clone().unwrap_or_default();
@@ -437,6 +451,12 @@ fn killed(t: &Terminated) -> Option<(&'static str, String)> {
             ),
         ),
     })
+}
+
+/// The hash of the prompt, if it is one: what a container says must not make the status unwritable.
+fn prompt_hash(said: &ContainerResult) -> String {
+    let is_hash = said.prompt_hash.len() == 64 && said.prompt_hash.bytes().all(|b| b.is_ascii_hexdigit());
+    if is_hash { said.prompt_hash.clone() } else { String::new() }
 }
 
 /// How a container was killed, if it was.

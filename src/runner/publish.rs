@@ -62,6 +62,7 @@ pub async fn run(
     };
     result.tokens = agent.tokens;
     result.session = agent.session;
+    result.prompt_hash = agent.prompt_hash;
     result
 }
 

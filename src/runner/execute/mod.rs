@@ -123,6 +123,7 @@ pub async fn run(
     let mut result = worked.unwrap_or_else(|early| *early);
     result.tokens = supervisor.spent().tokens;
     result.session.clone_from(&supervisor.spent().session);
+    result.prompt_hash.clone_from(&supervisor.spent().prompt_hash);
     result.summary = supervisor.mask().hide(result.summary).into_owned();
     if let Some(failure) = &mut result.failure {
         for text in failure.violations.iter_mut().chain([&mut failure.command]) {
@@ -213,6 +214,7 @@ async fn execute(
 ) -> Result<Option<Finished>, Early> {
     let program = program::of(inputs, settings, files)?;
     println!("[opentiger] executor started, timebox {}", inputs.spec.inputs.timebox.0);
+    supervisor.hand_over(&files.prompt_hash);
     let finished = supervisor.run(&program).await.map_err(|error| not_started(&program, &error))?;
     println!("[opentiger] executor ended: {}", describe(finished.ending));
     if finished.ending == Ending::Stopped {
