@@ -24,6 +24,7 @@ pub mod run;
 pub mod schema;
 pub mod system;
 pub mod task;
+pub mod usage;
 pub mod wire;
 pub mod words;
 

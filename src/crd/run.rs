@@ -18,6 +18,7 @@ pub use super::reported::{CommandOutcome, VerificationReport, VerifiedCommand};
 use super::restart::AgentCrash;
 use super::system::{RepositoryMode, Submodules};
 use super::task::{RiskLevel, TaskContext};
+pub use super::usage::{AgentSession, TokenUsage};
 use super::{Condition, GoDuration};
 
 /// A Secret in the same namespace.
@@ -407,24 +408,6 @@ impl FailureClass {
     }
 }
 
-/// Tokens reported by the executor.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
-pub struct TokenUsage {
-    /// What the model read, cached tokens included.
-    pub input: i64,
-    pub output: i64,
-    /// Part of `input` that the provider had in its cache.
-    #[serde(skip_serializing_if = "is_zero")]
-    pub cached: i64,
-    /// `input` and `output`.
-    pub total: i64,
-}
-
-fn is_zero(number: &i64) -> bool {
-    *number == 0
-}
-
 /// What became of the container logs; absent means kept or still being kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Logs {
@@ -478,6 +461,11 @@ pub struct RunStatus {
     /// What the agent's container says of its verification.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub verification: Option<VerificationReport>,
+    /// SHA-256 of the exact text that the runner handed to the executor first (a repair adds to it), in
+    /// hex. Computed before the executor starts; testimony of the runner, which nobody has checked. Absent: none was handed over.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 64))]
+    pub prompt_hash: String,
     /// For quota failures: when the provider's limit resets.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>")]

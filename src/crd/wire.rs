@@ -168,6 +168,9 @@ pub struct ContainerResult {
     /// What the agent's container says of its verification.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verification: Option<VerificationReport>,
+    /// SHA-256 of the prompt as it was handed to the executor: 64 hex digits (`RunStatus::prompt_hash`).
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub prompt_hash: String,
     /// When the provider's limit resets.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_at: Option<Timestamp>,
@@ -190,6 +193,7 @@ impl ContainerResult {
             tokens: None,
             session: None,
             verification: None,
+            prompt_hash: String::new(),
             retry_at: None,
         }
     }

@@ -8,6 +8,7 @@ use super::run::reason;
 use crate::crd::restart::AgentCrash;
 use crate::crd::run::condition::POD_STARTED;
 use crate::crd::run::{AgentSession, PullRequest, ReviewResult, VerificationReport};
+use crate::crd::usage::MAX_SESSION_ID_CHARS;
 use crate::crd::wire::{ContainerResult, MAX_VERIFICATION_BYTES, Outcome, container};
 use crate::crd::{
     ContainerFacts, ContainerState, FailureClass, FailureDetail, PodFacts, PodPhase, Purpose, Run, RunPhase,
@@ -82,6 +83,8 @@ pub struct Verdict {
     pub tokens: Option<TokenUsage>,
     pub session: Option<AgentSession>,
     pub verification: Option<VerificationReport>,
+    /// Of the prompt; empty or 64 hex digits.
+    pub prompt_hash: String,
     pub retry_at: Option<Timestamp>,
     pub summary: String,
     /// Uid of the Operation that cancelled it.
@@ -107,6 +110,7 @@ impl Verdict {
             tokens: None,
             session: None,
             verification: None,
+            prompt_hash: String::new(),
             retry_at: None,
             summary: cut(summary),
             cancelled_by: String::new(),
@@ -126,6 +130,7 @@ impl Verdict {
             tokens: self.tokens,
             session: self.session.clone(),
             verification: self.verification.clone(),
+            prompt_hash: self.prompt_hash.clone(),
             ..end
         }
     }
@@ -176,6 +181,7 @@ impl Verdict {
         status.tokens = self.tokens;
         status.session.clone_from(&self.session);
         status.verification.clone_from(&self.verification);
+        status.prompt_hash.clone_from(&self.prompt_hash);
         status.retry_at = self.retry_at;
         status.summary.clone_from(&self.summary);
         status.cancelled_by.clone_from(&self.cancelled_by);
@@ -199,9 +205,12 @@ pub fn of_pod(run: &Run, pod: &PodFacts, cancelled: bool, now: Timestamp) -> Ver
     let said = agent.and_then(|t| ContainerResult::from_message(&t.message));
     if let Some(said) = said {
         verdict.verification = verdict.verification.or_else(|| reported(&said));
+        if verdict.prompt_hash.is_empty() {
+            verdict.prompt_hash = prompt_hash(&said);
+        }
         if verdict.tokens.is_none() {
             verdict.tokens = said.tokens;
-            verdict.session = said.session;
+            verdict.session = session(&said);
         }
     }
     if verdict.phase == RunPhase::Failed && verdict.class != Some(FailureClass::Infra) {
@@ -249,8 +258,9 @@ fn of_result(
     }
     verdict.retry_at = result.retry_at;
     verdict.tokens = result.tokens;
-    verdict.session.clone_from(&result.session);
+    verdict.session = session(result);
     verdict.verification = reported(result);
+    verdict.prompt_hash = prompt_hash(result);
     verdict.changed_files = result.changed_files;
     if verdict.phase == RunPhase::Success {
         verdict.branch = result.branch.clone().unwrap_or_default();
@@ -262,6 +272,12 @@ fn of_result(
         }
     }
     verdict
+}
+
+/// The conversation that a container names, unless no program could have called it that: a status that
+/// breaks the schema could not be written.
+fn session(result: &ContainerResult) -> Option<AgentSession> {
+    result.session.clone().filter(|session| session.id.chars().count() <= MAX_SESSION_ID_CHARS)
 }
 
 /// What a container says of the verification, within the bounds of a Run's status.
@@ -455,6 +471,12 @@ fn killed(t: &Terminated) -> Option<(&'static str, String)> {
             ),
         ),
     })
+}
+
+/// The hash of the prompt, if it is one: what a container says must not make the status unwritable.
+fn prompt_hash(said: &ContainerResult) -> String {
+    let is_hash = said.prompt_hash.len() == 64 && said.prompt_hash.bytes().all(|b| b.is_ascii_hexdigit());
+    if is_hash { said.prompt_hash.clone() } else { String::new() }
 }
 
 /// How a container was killed, if it was.

@@ -63,6 +63,7 @@ pub async fn run(
     result.tokens = agent.tokens;
     result.session = agent.session;
     result.verification = agent.verification;
+    result.prompt_hash = agent.prompt_hash;
     result
 }
 

@@ -6,6 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use opentiger::crd::pool::{MockExecutor, MockOutcome, Role};
 use opentiger::crd::{GoDuration, Purpose};
 use rstest::rstest;
+use sha2::{Digest, Sha256};
 
 use crate::pod::Pod;
 
@@ -28,6 +29,20 @@ fn the_executor_is_told_what_to_do_and_where() {
     let first = format!("{}\ntask-abcd-r1 1\n# Change a file\n\nImplement it.\n", pod.repo().display());
     assert!(seen.starts_with(&first), "{seen}");
     assert!(seen.contains(r#""goal": "Implement it.""#), "{seen}");
+}
+
+#[rstest]
+#[case::work(Purpose::Execute)]
+#[case::plan(Purpose::Plan)]
+fn the_hash_is_of_the_text_that_was_handed_over_whatever_becomes_of_the_file(#[case] purpose: Purpose) {
+    let script = r#"cp "$OPENTIGER_PROMPT_FILE" "$OUTSIDE/handed"; echo more >> "$OPENTIGER_PROMPT_FILE"
+        echo two >> src/a.txt"#;
+    let mut pod = Pod::shell(script);
+    pod.inputs.spec.purpose = purpose;
+    let ended = pod.run();
+    let handed = fs::read(pod.outside("handed")).expect("a prompt");
+    let hash: String = Sha256::digest(&handed).iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(ended.result().prompt_hash, hash, "{}", ended.stderr);
 }
 
 #[test]

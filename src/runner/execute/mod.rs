@@ -125,6 +125,7 @@ pub async fn run(
     let mut result = worked.unwrap_or_else(|early| *early);
     result.tokens = supervisor.spent().tokens;
     result.session.clone_from(&supervisor.spent().session);
+    result.prompt_hash.clone_from(&supervisor.spent().prompt_hash);
     result.summary = supervisor.mask().hide(result.summary).into_owned();
     for command in result.verification.iter_mut().flat_map(|report| &mut report.commands) {
         command.command = supervisor.mask().hide(std::mem::take(&mut command.command)).into_owned();
@@ -218,6 +219,7 @@ async fn execute(
     let mut program = program::of(inputs, settings, files)?;
     program.limit = time_left.unwrap_or(program.limit);
     println!("[opentiger] executor started, timebox {}", inputs.spec.inputs.timebox.0);
+    supervisor.hand_over(&files.prompt_hash);
     let finished = supervisor.run(&program).await.map_err(|error| not_started(&program, &error))?;
     println!("[opentiger] executor ended: {}", describe(finished.ending));
     if finished.ending == Ending::Stopped {

@@ -128,6 +128,8 @@ pub struct Spent {
     pub tokens: Option<TokenUsage>,
     /// The last conversation.
     pub session: Option<AgentSession>,
+    /// SHA-256 in hex of the prompt that the last executor was handed.
+    pub prompt_hash: String,
 }
 
 /// Why we end a program, and when it is killed.
@@ -191,6 +193,11 @@ impl Supervisor {
                 _ = beat.tick() => self.heartbeat.beat(),
             }
         }
+    }
+
+    /// Remembers what the next executor is handed.
+    pub fn hand_over(&mut self, prompt_hash: &str) {
+        self.spent.prompt_hash = prompt_hash.into();
     }
 
     /// Runs `program` to its end.

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use regex::Regex;
+use sha2::{Digest, Sha256};
 
 use super::guidance::Guidance;
 use super::roles;
@@ -27,6 +28,8 @@ pub struct Files {
     pub prompt: PathBuf,
     /// The frozen inputs of the Run.
     pub task: PathBuf,
+    /// SHA-256 of the prompt in hex: of the text in memory, which no program can change.
+    pub prompt_hash: String,
 }
 
 /// Writes both files into `dir`: this prompt, and the task.
@@ -34,7 +37,8 @@ pub struct Files {
 /// # Errors
 /// When they cannot be written.
 pub fn write(dir: &Path, inputs: &Inputs, prompt: &str) -> io::Result<Files> {
-    let files = Files { prompt: dir.join("prompt.md"), task: dir.join("task.json") };
+    let prompt_hash = Sha256::digest(prompt).iter().map(|byte| format!("{byte:02x}")).collect();
+    let files = Files { prompt: dir.join("prompt.md"), task: dir.join("task.json"), prompt_hash };
     rewrite(&files, prompt)?;
     fs::write(&files.task, serde_json::to_vec_pretty(&task(inputs))?)?;
     Ok(files)

@@ -40,7 +40,10 @@ pub async fn run(inputs: &Inputs, paths: &Paths, api: &Api, stop: &CancellationT
         Err(error) => ContainerResult::failure(Outcome::Failed, error.code(), error.to_string()),
     };
     result.tokens = agent.as_ref().and_then(|agent| agent.tokens);
-    result.session = agent.and_then(|agent| agent.session);
+    if let Some(agent) = agent {
+        result.session = agent.session;
+        result.prompt_hash = agent.prompt_hash;
+    }
     result
 }
 

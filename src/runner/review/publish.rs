@@ -32,7 +32,10 @@ pub async fn run(inputs: &Inputs, paths: &Paths, stop: &CancellationToken) -> Co
         Err(error) => error.into_result(),
     };
     result.tokens = agent.as_ref().and_then(|agent| agent.tokens);
-    result.session = agent.and_then(|agent| agent.session);
+    if let Some(agent) = agent {
+        result.session = agent.session;
+        result.prompt_hash = agent.prompt_hash;
+    }
     result
 }
 
