@@ -9,6 +9,7 @@ mod floods;
 mod idle;
 mod logins;
 mod outcomes;
+mod plans;
 mod pod;
 mod reviews;
 mod verification;

@@ -128,6 +128,8 @@ pub struct Spent {
     pub tokens: Option<TokenUsage>,
     /// The last conversation.
     pub session: Option<AgentSession>,
+    /// The last text of the last program that reports.
+    pub answer: String,
 }
 
 /// Why we end a program, and when it is killed.
@@ -205,6 +207,7 @@ impl Supervisor {
                 (Some(before), Some(now)) => Some(cli::sum(before, now)),
                 (before, now) => now.or(before),
             };
+            self.spent.answer.clone_from(&report.answer);
             self.spent.session = report.session().or(self.spent.session.take());
         }
         if program.sweep || result.is_err() {
