@@ -6,6 +6,7 @@ use super::fixtures::*;
 use super::run::*;
 use super::verdict::{code, of_lost_pod, of_pod};
 use crate::crd::run::condition::POD_STARTED;
+use crate::crd::run::{AgentSession, CommandOutcome, VerificationReport};
 use crate::crd::wire::{ContainerResult, Outcome, container};
 use crate::crd::*;
 
@@ -268,6 +269,28 @@ fn the_result_of_publish_is_the_verdict() {
         let verdict = of_pod(&run, &pod_with(&run, &result), false, at(30));
         assert_eq!((verdict.phase, verdict.class), (RunPhase::Failed, Some(class)), "{outcome:?}");
     }
+}
+
+/// What the API server would refuse to keep must not stop the Run from ending.
+#[test]
+fn what_a_container_says_of_itself_is_kept_within_the_bounds_of_the_status() {
+    let (_, run) = running("a");
+    let mut said = ContainerResult::new(Outcome::Success);
+    said.session = Some(AgentSession { id: "s".repeat(64), turns: 3 });
+    said.prompt_hash = "0a".repeat(32);
+    let mut report = VerificationReport { repairs: 1, ..VerificationReport::default() };
+    report.add("make test", CommandOutcome::Passed, 2);
+    said.verification = Some(report.clone());
+    let good = of_pod(&run, &pod_with(&run, &said), false, at(30));
+    assert_eq!((&good.session, &good.prompt_hash), (&said.session, &said.prompt_hash));
+    assert_eq!(good.verification, Some(report));
+
+    said.session = Some(AgentSession { id: "s".repeat(65), turns: 3 });
+    said.prompt_hash = "0".repeat(63) + "g";
+    said.verification = Some(VerificationReport { repairs: -1, ..VerificationReport::default() });
+    let odd = of_pod(&run, &pod_with(&run, &said), false, at(30));
+    assert_eq!((odd.session, odd.prompt_hash.as_str()), (None, ""));
+    assert_eq!(odd.verification.map(|report| report.repairs), Some(0));
 }
 
 #[test]

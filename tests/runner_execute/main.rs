@@ -9,6 +9,7 @@ mod floods;
 mod idle;
 mod logins;
 mod outcomes;
+mod plans;
 mod pod;
 mod repairs;
 mod reviews;

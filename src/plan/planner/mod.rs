@@ -111,19 +111,25 @@ impl PlanError {
     }
 }
 
-/// Makes Tasks of an agent's answer.
+/// The tasks of an agent's answer as they were given, at least one.
 ///
 /// # Errors
 /// When there is no task in it that could be created.
-pub fn plan(output: &str, inputs: &PlanInputs) -> Result<Plan, PlanError> {
+pub fn usable(output: &str) -> Result<output::Read, PlanError> {
     if output.len() > MAX_OUTPUT_BYTES {
         return Err(PlanError::TooLarge(output.len()));
     }
     let object = output::extract(output).ok_or(PlanError::Unreadable)?;
     let read = output::read(&object);
-    if read.tasks.is_empty() {
-        return Err(PlanError::Empty);
-    }
+    if read.tasks.is_empty() { Err(PlanError::Empty) } else { Ok(read) }
+}
+
+/// Makes Tasks of an agent's answer.
+///
+/// # Errors
+/// When there is no task in it that could be created.
+pub fn plan(output: &str, inputs: &PlanInputs) -> Result<Plan, PlanError> {
+    let read = usable(output)?;
     let mut warnings = read.warnings;
     let tasks = ordered(read.tasks, &read.depends_on, inputs, &mut warnings);
     let names: Vec<String> = tasks

@@ -56,6 +56,19 @@ pub fn extract(text: &str) -> Option<Map<String, Value>> {
         .find_map(|candidate| plan_object(candidate.trim()))
 }
 
+/// What is wrong with an answer in which [`extract`] finds no plan, for the one who gave it.
+pub fn complaint(text: &str) -> String {
+    let text = plain(text);
+    let Some(json) = text.find('{').and_then(|start| text.get(start..)) else {
+        return "the answer holds no JSON object".to_owned();
+    };
+    match serde_json::Deserializer::from_str(json).into_iter::<Value>().next() {
+        Some(Err(error)) => format!("the JSON cannot be read: {error} (counted from its first brace)"),
+        Some(Ok(value)) if value.get("tasks").is_none() => "the JSON object has no \"tasks\"".to_owned(),
+        Some(Ok(_)) | None => "\"tasks\" is not an array".to_owned(),
+    }
+}
+
 fn plan_object(text: &str) -> Option<Map<String, Value>> {
     match serde_json::from_str(text).ok()? {
         Value::Object(object) if object.get("tasks").is_some_and(Value::is_array) => Some(object),

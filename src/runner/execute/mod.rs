@@ -167,8 +167,7 @@ async fn work(
 ) -> Result<ContainerResult, Early> {
     let policy = readable_inputs(inputs)?;
     let text = prompt::render(inputs, &guidance::read(&settings.checkout));
-    let text = supervisor.mask().hide(text).into_owned();
-    let files = prompt::write(&settings.exchange, inputs, &text)
+    let files = prompt::write(&settings.exchange, inputs, &text, supervisor.mask())
         .map_err(|error| infra("failed to write the prompt", &error))?;
     let plain = without_secrets(&settings.environment);
     let marker = settings.exchange.join("agent.start");
@@ -218,7 +217,7 @@ async fn execute(
 ) -> Result<Option<Finished>, Early> {
     let mut program = program::of(inputs, settings, files)?;
     program.limit = time_left.unwrap_or(program.limit);
-    println!("[opentiger] executor started, timebox {}", inputs.spec.inputs.timebox.0);
+    println!("[opentiger] executor started, it has {} s", program.limit.as_secs());
     supervisor.hand_over(&files.prompt_hash);
     let finished = supervisor.run(&program).await.map_err(|error| not_started(&program, &error))?;
     println!("[opentiger] executor ended: {}", describe(finished.ending));

@@ -130,6 +130,8 @@ pub struct Spent {
     pub session: Option<AgentSession>,
     /// SHA-256 in hex of the prompt that the last executor was handed.
     pub prompt_hash: String,
+    /// The last text of the last program that reports.
+    pub answer: String,
 }
 
 /// Why we end a program, and when it is killed.
@@ -212,6 +214,7 @@ impl Supervisor {
                 (Some(before), Some(now)) => Some(cli::sum(before, now)),
                 (before, now) => now.or(before),
             };
+            self.spent.answer.clone_from(&report.answer);
             self.spent.session = report.session().or(self.spent.session.take());
         }
         if program.sweep || result.is_err() {

@@ -12,6 +12,7 @@ use regex::Regex;
 use sha2::{Digest, Sha256};
 
 use super::guidance::Guidance;
+use super::mask::Mask;
 use super::roles;
 use crate::crd::wire::Inputs;
 use crate::runner::review::bundle::Bundle;
@@ -32,15 +33,17 @@ pub struct Files {
     pub prompt_hash: String,
 }
 
-/// Writes both files into `dir`: this prompt, and the task.
+/// Writes both files into `dir`: this prompt, and the task, both without the secrets of `mask`.
 ///
 /// # Errors
 /// When they cannot be written.
-pub fn write(dir: &Path, inputs: &Inputs, prompt: &str) -> io::Result<Files> {
-    let prompt_hash = Sha256::digest(prompt).iter().map(|byte| format!("{byte:02x}")).collect();
+pub fn write(dir: &Path, inputs: &Inputs, prompt: &str, mask: &Mask) -> io::Result<Files> {
+    let prompt = mask.hide(prompt).into_owned();
+    let prompt_hash = Sha256::digest(&prompt).iter().map(|byte| format!("{byte:02x}")).collect();
     let files = Files { prompt: dir.join("prompt.md"), task: dir.join("task.json"), prompt_hash };
-    rewrite(&files, prompt)?;
-    fs::write(&files.task, serde_json::to_vec_pretty(&task(inputs))?)?;
+    rewrite(&files, &prompt)?;
+    let task = serde_json::to_string_pretty(&task(inputs))?;
+    fs::write(&files.task, mask.hide(task).as_bytes())?;
     Ok(files)
 }
 
@@ -63,8 +66,14 @@ pub fn rewrite(files: &Files, prompt: &str) -> io::Result<()> {
 ///
 /// # Errors
 /// When they cannot be written.
-pub fn write_review(dir: &Path, inputs: &Inputs, bundle: &Bundle, verdict: &Path) -> io::Result<Files> {
-    write(dir, inputs, &render_review(inputs, bundle, verdict))
+pub fn write_review(
+    dir: &Path,
+    inputs: &Inputs,
+    bundle: &Bundle,
+    verdict: &Path,
+    mask: &Mask,
+) -> io::Result<Files> {
+    write(dir, inputs, &render_review(inputs, bundle, verdict), mask)
 }
 
 /// The prompt of a review (spec agents 5.3).

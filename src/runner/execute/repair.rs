@@ -15,7 +15,7 @@ use crate::plan::command::repair::{MAX_REPAIRS, Standing, may_repair};
 
 /// What the executor was told, and since when it works.
 pub(super) struct Prompted<'a> {
-    /// Text of the first prompt, without secrets.
+    /// Text of the first prompt.
     pub text: &'a str,
     pub files: &'a Files,
     /// When the timebox began.

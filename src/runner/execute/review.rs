@@ -44,7 +44,7 @@ pub(super) async fn work(
         return Ok(done("the change is decided without the agent"));
     }
     let verdict = settings.exchange.join(VERDICT_FILE);
-    let files = prompt::write_review(&settings.exchange, inputs, &bundle, &verdict)
+    let files = prompt::write_review(&settings.exchange, inputs, &bundle, &verdict, supervisor.mask())
         .map_err(|error| infra("failed to write the prompt", &error))?;
     if let Some(finished) = execute(supervisor, inputs, settings, &files, None).await? {
         return Err(out_of_time(inputs, settings, &finished));

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use super::CALL_LIMIT;
 use crate::crd::TokenUsage;
 use crate::crd::run::AgentSession;
+use crate::plan::planner::MAX_OUTPUT_BYTES;
 use crate::plan::quota::{self, Refusal};
 
 /// Longest message that is kept, in characters.
@@ -62,6 +63,8 @@ pub struct Report {
     turns: i64,
     /// The last text of the model.
     pub message: String,
+    /// The same, long enough for a plan.
+    pub answer: String,
     failure: Option<Failure>,
     warning: Option<Failure>,
     resets_at: Option<Timestamp>,
@@ -145,6 +148,8 @@ impl Report {
 
     pub(super) fn say(&mut self, text: &str) {
         self.message = text.chars().take(MAX_MESSAGE_CHARS).collect();
+        // One more than a plan may have, so that what is too long is seen to be.
+        self.answer = text.chars().take(MAX_OUTPUT_BYTES + 1).collect();
     }
 
     /// A tool call, as it is shown, and all of its input.
