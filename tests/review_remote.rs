@@ -6,15 +6,24 @@ mod git_support;
 
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::routing::post;
+use axum::{Json, Router};
 
 use git_support::{BRANCH, Pod, Server, commit_on_main, git, mkfifo, prepared};
 use opentiger::crd::Purpose;
 use opentiger::crd::run::{ReviewResult, ReviewSource, ReviewVerdict, TokenUsage};
 use opentiger::crd::wire::path::VERDICT_FILE;
 use opentiger::crd::wire::{ContainerResult, Outcome};
+use opentiger::runner::api::Api;
 use opentiger::runner::review::bundle::{self, Bundle};
+use opentiger::runner::review::keep;
 use opentiger::runner::{exchange, publish};
+use serde_json::{Value, json};
 
 const YES: &str = r#"{"pass": true, "confidence": 0.9, "issues": [], "summary": "good"}"#;
 const NO: &str = r#"{"pass": false, "confidence": 0.9, "summary": "bad", "issues": [
@@ -176,7 +185,7 @@ async fn a_hostile_reviewer_changes_nothing_but_its_own_opinion() {
 
 #[tokio::test]
 async fn what_is_not_plainly_a_verdict_is_none() {
-    type Way<'a> = (&'a str, &'a dyn Fn(&Path));
+    type Way<'a> = (&'a str, &'a dyn Fn(&std::path::Path));
     let server = Server::start();
     let (_, pod) = reviewing(&server, small).await;
     let file = pod.paths.exchange.join(VERDICT_FILE);
@@ -226,4 +235,59 @@ async fn a_stop_gives_no_verdict() {
     pod.stop.cancel();
     let result = publish::run(&pod.inputs, &pod.paths, |_| Ok(Vec::new()), &pod.stop).await;
     assert_eq!((result.outcome, result.review), (Outcome::Cancelled, None));
+}
+
+/// Requests that a stand-in for the API was sent: run, token, key and body.
+type Posted = Arc<Mutex<Vec<(String, String, String, Value)>>>;
+
+/// A stand-in for the API on loopback that is busy for the first request of each run `r-busy`.
+async fn api(pod: &Pod) -> (Api, Posted) {
+    async fn take(
+        State(posted): State<Posted>,
+        Path(run): Path<String>,
+        headers: HeaderMap,
+        Json(body): Json<Value>,
+    ) -> (StatusCode, Json<Value>) {
+        let header = |name: &str| headers[name].to_str().expect("text").to_owned();
+        let mut posted = posted.lock().expect("lock");
+        posted.push((run, header("authorization"), header("idempotency-key"), body));
+        let status = if posted.len() == 1 { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::CREATED };
+        (status, Json(json!({})))
+    }
+    let posted = Posted::default();
+    let router = Router::new().route("/runs/{id}/artifacts", post(take)).with_state(posted.clone());
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("listen");
+    let address = listener.local_addr().expect("address");
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    let token = pod.dir.path().join("token");
+    fs::write(&token, "the-token\n").expect("write");
+    (Api { url: Some(format!("http://{address}")), token }, posted)
+}
+
+#[tokio::test]
+async fn the_change_is_kept_with_its_verdict_and_a_verdict_does_not_depend_on_it() {
+    let server = Server::start();
+    let (_, pod) = reviewing(&server, small).await;
+    let (api, posted) = api(&pod).await;
+    let result = said(&pod, YES).await;
+    keep::change(&pod.inputs, &pod.paths, &api, &result, &pod.stop).await;
+    let sent = posted.lock().expect("lock").clone();
+    assert_eq!(sent.len(), 2, "once more while the API is busy");
+    assert_eq!(sent[0], sent[1]);
+    let (run, token, key, body) = &sent[1];
+    let head = result.head.clone().expect("a head");
+    assert_eq!((run, token.as_str(), key), (&pod.inputs.run, "Bearer the-token", &format!("change-{head}")));
+    assert_eq!((body["type"].as_str(), body["ref"].as_str()), (Some("base_repo_diff"), Some(head.as_str())));
+    assert!(body["content"].as_str().expect("text").contains("-a\n+changed\n"), "{body}");
+    assert_eq!(body["metadata"]["truncated"], false);
+
+    // No verdict, no API, an API that is away: nothing is posted, and nothing fails.
+    let none = ContainerResult::new(Outcome::Failed);
+    keep::change(&pod.inputs, &pod.paths, &api, &none, &pod.stop).await;
+    let nowhere = Api { url: None, token: api.token.clone() };
+    keep::change(&pod.inputs, &pod.paths, &nowhere, &result, &pod.stop).await;
+    pod.stop.cancel();
+    let away = Api { url: Some("http://127.0.0.1:9".into()), token: api.token.clone() };
+    keep::change(&pod.inputs, &pod.paths, &away, &result, &pod.stop).await;
+    assert_eq!(posted.lock().expect("lock").len(), 2);
 }

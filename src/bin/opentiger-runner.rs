@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use opentiger::crd::wire::{ContainerResult, Inputs, Outcome, path};
 use opentiger::crd::{GoDuration, Purpose};
 use opentiger::plan::policy;
-use opentiger::runner::planning::hand_over::Api;
+use opentiger::runner::api::Api;
 use opentiger::runner::{self, exchange, execute, report};
 
 /// Runs the containers of a Run's Pod.
@@ -182,9 +182,9 @@ async fn checkout(inputs: &Inputs) -> anyhow::Result<ContainerResult> {
 
 async fn publish(inputs: &Inputs, flags: &Publish) -> anyhow::Result<ContainerResult> {
     let stop = exchange::stop_on_signals().context("failed to handle signals")?;
+    let api = Api { url: flags.api_url.clone(), token: flags.api_token.clone() };
+    let paths = runner::checkout::Paths::default();
     if inputs.spec.purpose == Purpose::Plan {
-        let api = Api { url: flags.api_url.clone(), token: flags.api_token.clone() };
-        let paths = runner::checkout::Paths::default();
         return Ok(runner::planning::publish::run(inputs, &paths, &api, &stop).await);
     }
     let spec = &inputs.spec.inputs;
@@ -192,7 +192,9 @@ async fn publish(inputs: &Inputs, flags: &Publish) -> anyhow::Result<ContainerRe
         Ok(violations) => Ok(violations.iter().map(ToString::to_string).collect()),
         Err(error) => Err(error.to_string()),
     };
-    Ok(runner::publish::run(inputs, &runner::checkout::Paths::default(), policy, &stop).await)
+    let result = runner::publish::run(inputs, &paths, policy, &stop).await;
+    runner::review::keep::change(inputs, &paths, &api, &result, &stop).await;
+    Ok(result)
 }
 
 async fn execute(

@@ -25,7 +25,8 @@ const LINK_LOCAL_V6: &str = "fe80::/10";
 /// Builds the policy of `pool`. `repository_url` adds the way to the git host: a NetworkPolicy knows
 /// no host names, so a Service of the cluster is reached by its namespace and an outside host by its
 /// port. Behind the pool's proxy git needs no way of its own, but the proxy does. `api_url` adds the way
-/// to the API for a pool of planners, whose Pods hand plans over to it.
+/// to the API for a pool of planners, whose Pods hand plans over to it, and for one of judges, whose Pods
+/// keep the change under review there.
 pub fn build_network_policy(
     pool: &AgentPool,
     repository_url: Option<&str>,
@@ -34,7 +35,7 @@ pub fn build_network_policy(
     let mut egress = vec![dns()];
     egress.extend(repository_url.filter(|url| !is_proxied(pool, url)).and_then(host));
     egress.extend(pool.spec.proxy_url.as_deref().and_then(host));
-    egress.extend(api_url.filter(|_| pool.spec.role == Role::Planner).and_then(host));
+    egress.extend(api_url.filter(|_| matches!(pool.spec.role, Role::Planner | Role::Judge)).and_then(host));
     match &pool.spec.egress {
         Some(own) => egress.extend(own.allow.iter().map(rule)),
         None => egress.push(everywhere(&PRIVATE, &PRIVATE_V6, &[443, 22])),
@@ -171,7 +172,7 @@ mod tests {
     use crate::crd::AgentPoolSpec;
 
     #[test]
-    fn only_a_pool_of_planners_reaches_the_api() {
+    fn only_pools_of_planners_and_judges_reach_the_api() {
         let pool = |role| AgentPool::new("p", AgentPoolSpec { role, ..AgentPoolSpec::default() });
         let of = |role| {
             let url = Some("http://ot-api.opentiger.svc:4301");
@@ -180,8 +181,8 @@ mod tests {
                 .expect("json")
                 .contains(r#""kubernetes.io/metadata.name":"opentiger""#)
         };
-        assert!(of(Role::Planner));
-        assert!(!of(Role::Worker) && !of(Role::Judge));
+        assert!(of(Role::Planner) && of(Role::Judge));
+        assert!(!of(Role::Worker) && !of(Role::Tester) && !of(Role::Docser));
     }
 
     /// Each rule as `address ports`, without DNS.

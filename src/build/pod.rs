@@ -192,7 +192,7 @@ fn pod_spec(spec: &RunSpec, runner: &RunnerImage) -> PodSpec {
             }
             Purpose::Merge => vec![publish(spec, runner)],
         },
-        volumes: Some(volumes(spec)),
+        volumes: Some(volumes(spec, runner)),
         ..PodSpec::default()
     }
 }
@@ -314,10 +314,10 @@ fn publish(spec: &RunSpec, runner: &RunnerImage) -> Container {
         }
         Purpose::Plan => {
             mounts.push(mount("exchange", path::EXCHANGE, true));
-            mounts.push(mount(API_TOKEN, API_TOKEN_DIR, true));
         }
         Purpose::Merge => mounts.extend(credentials_mount(spec)),
     }
+    mounts.extend(talks_to_api(spec, runner).then(|| mount(API_TOKEN, API_TOKEN_DIR, true)));
     mounts.extend(trust::mounts(spec.template.ca_bundle_ref.as_ref()));
     Container {
         name: container::PUBLISH.into(),
@@ -332,10 +332,20 @@ fn publish(spec: &RunSpec, runner: &RunnerImage) -> Container {
     }
 }
 
-/// Only a plan is told where the API is.
+/// Whether the API is told something by the Run itself: its plan, or the change that it reviews. A review
+/// does without.
+fn talks_to_api(spec: &RunSpec, runner: &RunnerImage) -> bool {
+    match spec.purpose {
+        Purpose::Plan => true,
+        Purpose::Judge => runner.api_url.is_some(),
+        Purpose::Execute | Purpose::Merge => false,
+    }
+}
+
+/// Who talks to the API is told where it is.
 fn publish_command(spec: &RunSpec, runner: &RunnerImage) -> Vec<String> {
     let mut command = vec!["/opentiger-runner".to_string(), "publish".into()];
-    if let Some(url) = runner.api_url.as_ref().filter(|_| spec.purpose == Purpose::Plan) {
+    if let Some(url) = runner.api_url.as_ref().filter(|_| talks_to_api(spec, runner)) {
         command.extend(["--api-url".into(), url.clone()]);
     }
     command
@@ -375,7 +385,7 @@ fn login(secret: &SecretRef) -> Volume {
     }
 }
 
-fn volumes(spec: &RunSpec) -> Vec<Volume> {
+fn volumes(spec: &RunSpec, runner: &RunnerImage) -> Vec<Volume> {
     let mut volumes = vec![
         empty_dir("repo", "8Gi"),
         empty_dir("scratch", "4Gi"),
@@ -406,7 +416,7 @@ fn volumes(spec: &RunSpec) -> Vec<Volume> {
         volumes.extend(spec.template.login_secret_ref.as_ref().map(login));
     }
     volumes.extend(trust::volumes(spec.template.ca_bundle_ref.as_ref()));
-    volumes.extend((spec.purpose == Purpose::Plan).then(api_token));
+    volumes.extend(talks_to_api(spec, runner).then(api_token));
     volumes.extend(spec.repository.credentials_secret_ref.as_ref().map(|secret| Volume {
         name: "git-credentials".into(),
         secret: Some(SecretVolumeSource {

@@ -63,7 +63,7 @@ fn every_credential_is_seen_only_where_it_is_used() {
         (Purpose::Execute, "publish", &["git at /credentials/git"]),
         (Purpose::Judge, "checkout", &["git at /credentials/git", "authorities at /credentials/ca"]),
         (Purpose::Judge, "agent", &["login at /credentials/login", "model as variables"]),
-        (Purpose::Judge, "publish", &[]),
+        (Purpose::Judge, "publish", &["api-token at /credentials/api"]),
         (Purpose::Plan, "checkout", &["git at /credentials/git", "authorities at /credentials/ca"]),
         (Purpose::Plan, "agent", &["login at /credentials/login", "model as variables"]),
         (Purpose::Plan, "publish", &["api-token at /credentials/api"]),
@@ -203,14 +203,14 @@ fn a_plan_pod_hands_its_tasks_over_with_a_token_that_the_agent_does_not_see() {
 }
 
 #[test]
-fn the_verdict_of_a_judge_pod_sees_neither_workspace_nor_token() {
+fn the_verdict_of_a_judge_pod_sees_neither_workspace_nor_git_token() {
     assert_eq!(
         shape(Purpose::Judge),
         [
             "checkout checkout repo inputs:ro scratch opentiger workspace exchange git-credentials:ro",
             "agent execute opentiger:ro workspace exchange inputs:ro home tmp env:model",
-            "publish publish repo inputs:ro scratch exchange:ro",
-            "repo scratch inputs opentiger workspace exchange home tmp git-credentials",
+            "publish publish repo inputs:ro scratch exchange:ro api-token:ro",
+            "repo scratch inputs opentiger workspace exchange home tmp api-token git-credentials",
             "1800",
         ]
     );

@@ -3,6 +3,7 @@
 //! Never imports `cluster` or `postgres`: a Pod that runs a model or a repository's code must not be
 //! able to reach either.
 
+pub mod api;
 pub mod checkout;
 pub mod clock;
 pub mod exchange;

@@ -5,13 +5,14 @@
 
 use tokio_util::sync::CancellationToken;
 
-use super::hand_over::{self, Api};
+use super::hand_over;
 use super::{PLAN_FILE, PlanFacts};
 use crate::crd::planner::{HandedOver, PlanHandOver, PlanTask};
 use crate::crd::wire::{ContainerResult, Inputs, Outcome};
 use crate::plan::planner::requirement::Requirement;
 use crate::plan::planner::{MAX_OUTPUT_BYTES, Plan, PlanError, PlanInputs, plan};
 use crate::plan::replan::NO_DIFF;
+use crate::runner::api::Api;
 use crate::runner::checkout::Paths;
 use crate::runner::exchange;
 use crate::runner::publish::{await_agent, cancelled, testimony};
@@ -88,7 +89,7 @@ async fn handed_over(
             ..ContainerResult::new(Outcome::Success)
         },
         Err(_) if stop.is_cancelled() => cancelled(),
-        Err(error) => error.into_result(),
+        Err(error) => hand_over::refused(&error),
     }
 }
 

@@ -14,6 +14,7 @@ pub mod bundle;
 pub mod change;
 pub mod checkout;
 pub mod history;
+pub mod keep;
 pub mod merge;
 pub mod merge_pull;
 pub mod opinion;
