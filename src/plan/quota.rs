@@ -14,7 +14,7 @@ use jiff::{SignedDuration, Timestamp};
 use regex::Regex;
 
 pub use self::refusal::{Refusal, refusal};
-pub use self::reset::{stated_delay, stated_reset};
+pub use self::reset::{FURTHEST, stated_delay, stated_reset};
 use super::classify::pattern;
 
 /// Texts that mean a provider limit by themselves.
@@ -121,6 +121,8 @@ fn rolling_hash(text: &str) -> u32 {
     text.encode_utf16().fold(0u32, |h, unit| h.wrapping_mul(31).wrapping_add(u32::from(unit)))
 }
 
+#[cfg(test)]
+mod properties;
 #[cfg(test)]
 mod tests {
     use super::*;

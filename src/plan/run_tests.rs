@@ -291,6 +291,13 @@ fn what_a_container_says_of_itself_is_kept_within_the_bounds_of_the_status() {
     let odd = of_pod(&run, &pod_with(&run, &said), false, at(30));
     assert_eq!((odd.session, odd.prompt_hash.as_str()), (None, ""));
     assert_eq!(odd.verification.map(|report| report.repairs), Some(0));
+
+    // A reset in a thousand years would keep the Task, and all of its credential, waiting for ever.
+    let mut limited = ContainerResult::failure(Outcome::QuotaWait, "quota_failure", "wait");
+    limited.retry_at = Some(at(3_600));
+    assert_eq!(of_pod(&run, &pod_with(&run, &limited), false, at(30)).retry_at, Some(at(3_600)));
+    limited.retry_at = "3026-01-01T00:00:00Z".parse().ok();
+    assert_eq!(of_pod(&run, &pod_with(&run, &limited), false, at(30)).retry_at, None);
 }
 
 #[test]

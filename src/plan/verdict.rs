@@ -14,6 +14,7 @@ use crate::crd::{
     ContainerFacts, ContainerState, FailureClass, FailureDetail, PodFacts, PodPhase, Purpose, Run, RunPhase,
     RunStatus, Terminated, TokenUsage,
 };
+use crate::plan::quota::FURTHEST;
 
 /// Failure codes that `plan::classify` does not know: of faults that no runner reports, and of reviews
 /// and merges.
@@ -256,7 +257,7 @@ fn of_result(
     if verdict.phase == RunPhase::Failed && verdict.code == code {
         verdict.detail.clone_from(&result.failure);
     }
-    verdict.retry_at = result.retry_at;
+    verdict.retry_at = result.retry_at.filter(|at| at.duration_since(now) <= FURTHEST);
     verdict.tokens = result.tokens;
     verdict.session = session(result);
     verdict.verification = reported(result);

@@ -280,4 +280,6 @@ pub fn docser(commands: &[String]) -> Vec<String> {
 }
 
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod tests;

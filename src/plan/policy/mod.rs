@@ -223,4 +223,6 @@ pub fn is_documentation(path: &str) -> bool {
 }
 
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod tests;

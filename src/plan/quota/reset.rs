@@ -10,8 +10,9 @@ use regex::{Captures, Regex};
 use super::millis;
 use crate::plan::classify::pattern;
 
-/// Furthest reset that a Unix time or a date may state; beyond it is not a reset but another number.
-const FURTHEST: SignedDuration = SignedDuration::from_hours(31 * 24);
+/// Furthest reset that can be stated; beyond it is not a reset but another number, and nobody would see
+/// the Task again that waits for it.
+pub const FURTHEST: SignedDuration = SignedDuration::from_hours(31 * 24);
 
 static RETRY_IN: LazyLock<Regex> = LazyLock::new(|| pattern(r"(?i)retry in ([0-9]+(?:\.[0-9]+)?)s"));
 static DELAY_QUOTED: LazyLock<Regex> =
@@ -96,7 +97,8 @@ fn relative(message: &str) -> Option<SignedDuration> {
         .filter_map(|c| seconds(group(&c, 1), if c.get(2).is_some() { 0.001 } else { 1.0 }));
     let units = IN_UNITS.captures_iter(message).map(|c| in_units(group(&c, 1)));
     let all = retry_in.chain(after).chain(quoted).chain(plain).chain(units);
-    let longest = all.filter(|ms| *ms > 0.0).fold(0.0, f64::max);
+    let furthest = FURTHEST.as_secs_f64() * 1_000.0;
+    let longest = all.filter(|ms| *ms > 0.0 && *ms <= furthest).fold(0.0, f64::max);
     millis(longest).filter(|delay| !delay.is_zero())
 }
 

@@ -7,6 +7,8 @@
 mod claude_code;
 mod codex;
 mod open_code;
+#[cfg(test)]
+mod properties;
 mod report;
 mod transcript;
 
