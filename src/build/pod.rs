@@ -142,6 +142,7 @@ fn encode_inputs(run: &Run) -> Result<String, BuildError> {
         credentials_secret_ref: spec.template.credentials_secret_ref,
         login_secret_ref: spec.template.login_secret_ref,
         ca_bundle_ref: spec.template.ca_bundle_ref,
+        checkpoint: spec.template.checkpoint,
         ..Default::default()
     };
     let inputs = wire::Inputs {
@@ -409,7 +410,8 @@ fn volumes(spec: &RunSpec, runner: &RunnerImage) -> Vec<Volume> {
         volumes.extend([
             empty_dir("opentiger", "128Mi"),
             empty_dir("workspace", "16Gi"),
-            empty_dir("exchange", "16Mi"),
+            // A session goes through it twice: that of this attempt and that of the one before.
+            empty_dir("exchange", if spec.template.checkpoint.is_some() { "64Mi" } else { "16Mi" }),
             empty_dir("home", "4Gi"),
             empty_dir("tmp", "4Gi"),
         ]);

@@ -189,6 +189,7 @@ fn spec(
             proxy_url: pool.spec.proxy_url.clone(),
             no_proxy: pool.spec.no_proxy.clone(),
             ca_bundle_ref: pool.spec.ca_bundle_ref.clone(),
+            checkpoint: pool.spec.checkpoint.clone(),
         },
         limits: RunLimits {
             startup_timeout: system.spec.recovery.startup_timeout.clone(),

@@ -4,6 +4,7 @@
 //! Field names, words and bounds are the product's public interface.
 
 pub mod budget;
+pub mod checkpoint;
 pub mod condition;
 pub mod cycle;
 pub mod duration;

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Condition, GoDuration, run::SecretRef};
 
+pub use super::checkpoint::Checkpoint;
 pub use super::executor::{
     ClaudeCodeExecutor, ClaudeEffort, CodexEffort, CodexExecutor, CodexSandbox, OpenCodeExecutor,
     PermissionMode,
@@ -115,6 +116,12 @@ pub struct AgentPoolSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("self.matches('^([0-9]+([.][0-9]+)?(ms|s|m|h))+$') && duration(self) >= duration('1m') && duration(self) <= duration('24h')").message("idleTimeout: must be a duration between 1m and 24h, such as 15m"))]
     pub idle_timeout: Option<GoDuration>,
+    /// Keeps the work of an attempt that is interrupted (by a provider's limit, the timebox, a stop, a lost
+    /// node), so that the next goes on with it: the change and, of ClaudeCode and Codex, the session.
+    /// They are pushed to the repository under `refs/opentiger/checkpoints/`, where everybody who reads
+    /// the repository can read them. Absent: each attempt starts from the base branch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<Checkpoint>,
     /// Where the Pods may connect to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub egress: Option<Egress>,

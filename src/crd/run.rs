@@ -9,6 +9,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::checkpoint::Checkpoint;
 use super::judge::ReviewRules;
 use super::network::CaBundleRef;
 use super::planner::PlanTarget;
@@ -316,6 +317,8 @@ pub struct RunTemplate {
     pub no_proxy: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_bundle_ref: Option<CaBundleRef>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<Checkpoint>,
 }
 
 impl RunTemplate {

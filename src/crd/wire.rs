@@ -171,6 +171,9 @@ pub struct ContainerResult {
     /// SHA-256 of the prompt as it was handed to the executor: 64 hex digits (`RunStatus::prompt_hash`).
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub prompt_hash: String,
+    /// Of the agent alone, for `publish`: it was ended before it had finished, and another attempt can go on.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub interrupted: bool,
     /// When the provider's limit resets.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_at: Option<Timestamp>,
@@ -194,6 +197,7 @@ impl ContainerResult {
             session: None,
             verification: None,
             prompt_hash: String::new(),
+            interrupted: false,
             retry_at: None,
         }
     }

@@ -4,6 +4,7 @@
 pub mod accounts;
 pub mod area;
 pub mod budget;
+pub mod checkpoint;
 pub mod classify;
 pub mod command;
 pub mod cycle;

@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use self::manifest::Manifest;
+use super::checkpoint::{self, restore::Restored};
 use super::exchange;
 use super::forge::{Access, ForgeError};
 use super::git::failure;
@@ -115,6 +116,23 @@ pub struct State {
     pub base: String,
     /// Head of the branch on the server, when this Run had pushed it before.
     pub earlier_push: Option<String>,
+    /// Whether the server has a checkpoint of the Task (`runner::checkpoint`).
+    #[serde(default)]
+    pub checkpoint: bool,
+}
+
+impl State {
+    /// Reads what `checkout` wrote.
+    ///
+    /// # Errors
+    /// When it cannot be read or is something else.
+    pub fn load(paths: &Paths) -> io::Result<Self> {
+        Ok(serde_json::from_slice(&fs::read(paths.state())?)?)
+    }
+
+    fn save(&self, paths: &Paths) -> io::Result<()> {
+        fs::write(paths.state(), serde_json::to_vec(self)?)
+    }
 }
 
 /// Why the checkout failed.
@@ -178,18 +196,18 @@ pub async fn run(inputs: &Inputs, paths: &Paths, stop: &CancellationToken) -> Co
 async fn prepare(inputs: &Inputs, paths: &Paths, stop: &CancellationToken) -> Result<State, CheckoutError> {
     clear(paths).map_err(file("prepare the directories"))?;
     let bare = Git::new(&paths.git_dir(), &paths.private(), stop);
-    let state = fetch_base(inputs, paths, &bare).await?;
+    let mut state = fetch_base(inputs, paths, &bare).await?;
     let base_ref = format!("refs/heads/{}", inputs.spec.repository.base_branch);
     working_clone(inputs, paths, &bare, &[(&base_ref, &base_ref)], &base_ref, stop).await?;
     let listing = bare.command("ls-tree").args(["-r", "-z", "--full-tree", &state.base]).run().await?;
     Manifest::of_checkout(&listing, &paths.checkout)
         .and_then(|manifest| manifest.save(&paths.manifest()))
         .map_err(file("write the manifest"))?;
-    serde_json::to_vec(&state)
-        .map_err(io::Error::other)
-        .and_then(|text| fs::write(paths.state(), text))
-        .map_err(file("write what was found"))?;
     hand_over(paths)?;
+    // After the manifest, to which what is put into the checkout now is a change.
+    let restored = checkpoint::restore::restore(inputs, paths, &bare, &state, stop).await;
+    state.checkpoint = restored != Restored::Nothing;
+    state.save(paths).map_err(file("write what was found"))?;
     if inputs.spec.purpose == Purpose::Plan {
         planning::prepare(inputs, paths, &bare, &state.base).await?;
     }
@@ -235,7 +253,7 @@ async fn fetch_base(inputs: &Inputs, paths: &Paths, bare: &Git) -> Result<State,
         true => Some(retry(|| own_push(bare, &remote, &repository.branch, &inputs.run_uid)).await?),
         false => None,
     };
-    Ok(State { base, earlier_push })
+    Ok(State { base, earlier_push, checkpoint: false })
 }
 
 /// Asks the server for base and result branch, and makes the empty bare clone.

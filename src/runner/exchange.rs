@@ -12,6 +12,7 @@ use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -77,19 +78,23 @@ pub fn open_as_agent(dir: &Path) -> io::Result<AgentEnd> {
     Ok(AgentEnd { _fifo: fifo })
 }
 
-/// Opens the reading end, which lets the agent start, and waits until the agent has ended or `stop`
-/// is cancelled. Bytes in the FIFO mean nothing and are dropped.
+/// Opens the reading end, which lets the agent start, and waits until the agent has ended, or until
+/// `grace` after `stop` was cancelled. Bytes in the FIFO mean nothing and are dropped.
 ///
 /// # Errors
 /// When the FIFO is missing, is not a FIFO, or cannot be read.
-pub async fn wait_for_agent(dir: &Path, stop: &CancellationToken) -> io::Result<AgentEnded> {
+pub async fn wait_for_agent(dir: &Path, stop: &CancellationToken, grace: Duration) -> io::Result<AgentEnded> {
     // Opened without blocking, so that a stop is noticed also when no agent ever comes. Linux reports
     // the hang-up of a FIFO only after a first writer has been there.
     let fifo = pipe::OpenOptions::new().open_receiver(dir.join(FIFO))?;
     let mut buffer = [0_u8; 4096];
+    let mut stopped = std::pin::pin!(async {
+        stop.cancelled().await;
+        tokio::time::sleep(grace).await;
+    });
     loop {
         tokio::select! {
-            () = stop.cancelled() => return Ok(AgentEnded::Stopped),
+            () = &mut stopped => return Ok(AgentEnded::Stopped),
             ready = fifo.readable() => ready?,
         }
         match fifo.try_read(&mut buffer) {
@@ -176,7 +181,6 @@ pub fn stop_on_signals() -> io::Result<CancellationToken> {
 mod tests {
     use std::os::unix::fs::symlink;
     use std::process::{Command, Stdio};
-    use std::time::Duration;
 
     use tempfile::TempDir;
     use tokio::time::timeout;
@@ -202,7 +206,7 @@ mod tests {
         let stop = CancellationToken::new();
         let publish = {
             let (path, stop) = (dir.path().to_path_buf(), stop.clone());
-            tokio::spawn(async move { wait_for_agent(&path, &stop).await })
+            tokio::spawn(async move { wait_for_agent(&path, &stop, Duration::ZERO).await })
         };
         let end = timeout(LONG, agent).await.expect("in time").expect("thread").expect("open");
         assert!(!publish.is_finished(), "the agent lives");
@@ -219,8 +223,9 @@ mod tests {
         let script = r#"exec 3>"$0"; yes | head -c 300000 >&3; kill -9 $$"#;
         let mut agent =
             Command::new("sh").arg("-c").arg(script).arg(dir.path().join(FIFO)).spawn().expect("sh");
-        let ended =
-            timeout(LONG, wait_for_agent(dir.path(), &CancellationToken::new())).await.expect("in time");
+        let ended = timeout(LONG, wait_for_agent(dir.path(), &CancellationToken::new(), Duration::ZERO))
+            .await
+            .expect("in time");
         assert_eq!(ended.expect("read"), AgentEnded::Ended);
         agent.wait().expect("reaped");
     }
@@ -235,8 +240,9 @@ mod tests {
             drop(end);
             child
         });
-        let ended =
-            timeout(LONG, wait_for_agent(dir.path(), &CancellationToken::new())).await.expect("in time");
+        let ended = timeout(LONG, wait_for_agent(dir.path(), &CancellationToken::new(), Duration::ZERO))
+            .await
+            .expect("in time");
         assert_eq!(ended.expect("read"), AgentEnded::Ended);
         let mut child = agent.await.expect("thread");
         assert!(child.try_wait().expect("state").is_none(), "the child still lives");
@@ -249,7 +255,7 @@ mod tests {
         let dir = exchange();
         let stop = CancellationToken::new();
         stop.cancel();
-        let ended = timeout(LONG, wait_for_agent(dir.path(), &stop)).await.expect("in time");
+        let ended = timeout(LONG, wait_for_agent(dir.path(), &stop, Duration::ZERO)).await.expect("in time");
         assert_eq!(ended.expect("read"), AgentEnded::Stopped);
     }
 

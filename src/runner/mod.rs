@@ -5,6 +5,7 @@
 
 pub mod api;
 pub mod checkout;
+pub mod checkpoint;
 pub mod clock;
 pub mod exchange;
 pub mod execute;

@@ -8,12 +8,13 @@
 pub mod change;
 pub mod commit;
 
-use std::fs;
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
 use self::change::{Change, ChangeError};
 use super::checkout::{Paths, State};
+use super::checkpoint::keeper::Keeper;
 use super::exchange::{self, AgentEnded};
 use super::forge::pull_request::{self, Ensured, ensure};
 use super::forge::{Access, Forge, text};
@@ -47,15 +48,37 @@ pub async fn run(
         Purpose::Judge => return review::publish::run(inputs, paths, stop).await,
         Purpose::Merge => return review::merge::run(inputs, paths, stop).await,
     }
-    let agent = match await_agent(paths, stop).await {
-        Ok(agent) => agent,
-        Err(result) => return *result,
+    // What cannot be read now ends the Run where it is needed.
+    let found = State::load(paths).is_ok_and(|state| state.checkpoint);
+    let mut keeper = Keeper::new(inputs, paths, found);
+    let grace = keeper.grace();
+    let agent = keeper.while_waiting(await_agent(paths, stop, grace), stop).await;
+    let (result, interrupted) = match agent {
+        Ok(agent) => {
+            let interrupted = agent.as_ref().is_none_or(|agent| agent.interrupted);
+            let result = of_agent(inputs, paths, &policy, stop, agent).await;
+            (ContainerResult { interrupted: false, ..result }, interrupted)
+        }
+        Err(result) => (*result, true),
     };
+    let finished = matches!(result.outcome, Outcome::Success | Outcome::Noop);
+    keeper.conclude(interrupted && !finished, stop).await;
+    result
+}
+
+/// Publishes what a reported success stands for.
+async fn of_agent(
+    inputs: &Inputs,
+    paths: &Paths,
+    policy: &impl Fn(&[String]) -> Result<Vec<String>, String>,
+    stop: &CancellationToken,
+    agent: Option<ContainerResult>,
+) -> ContainerResult {
     if let Some(result) = testimony(agent.as_ref()) {
         return result;
     }
     let Some(agent) = agent else { return lost() };
-    let mut result = match publish(inputs, paths, &policy, stop, &agent).await {
+    let mut result = match publish(inputs, paths, policy, stop, &agent).await {
         Ok(result) => result,
         Err(_) if stop.is_cancelled() => cancelled(),
         Err(error) => failed(error),
@@ -67,12 +90,14 @@ pub async fn run(
     result
 }
 
-/// Waits for the agent's end and reads its result, if there is one. `Err` ends this container.
+/// Waits for the agent's end, after a stop for `grace`, and reads its result, if there is one. `Err` ends
+/// this container.
 pub(super) async fn await_agent(
     paths: &Paths,
     stop: &CancellationToken,
+    grace: Duration,
 ) -> Result<Option<ContainerResult>, Box<ContainerResult>> {
-    match exchange::wait_for_agent(&paths.exchange, stop).await {
+    match exchange::wait_for_agent(&paths.exchange, stop, grace).await {
         Ok(AgentEnded::Ended) if !stop.is_cancelled() => Ok(exchange::read_result(&paths.exchange)),
         Ok(AgentEnded::Ended | AgentEnded::Stopped) => Err(Box::new(cancelled())),
         Err(error) => {
@@ -173,9 +198,7 @@ async fn commit_and_push(
 }
 
 fn load_state(paths: &Paths) -> Result<State, ChangeError> {
-    fs::read(paths.state())
-        .and_then(|text| Ok(serde_json::from_slice(&text)?))
-        .map_err(|source| ChangeError::File { what: "read what checkout found", source })
+    State::load(paths).map_err(|source| ChangeError::File { what: "read what checkout found", source })
 }
 
 /// Files changed by a commit, against its first parent, which must be there.

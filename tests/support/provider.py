@@ -5,19 +5,23 @@ What it answers follows from words in the request: the goal of a Task names its 
   SCENARIO-LIMIT    429, with the time after which to come back
   SCENARIO-LOOP     the same command for ever
   SCENARIO-SILENCE  no answer
+  SCENARIO-RESUME   one command that mends the division, then 429 for a few seconds, once; after that only who remembers
+                    the command gets an answer, so that a conversation that was begun again is limited for ever
 A file answers.json beside this one takes the place of SCENARIO-EDIT: a list of {words, command, says}. The first whose
 `words` are in the request is answered: with its one command, then with what it says.
 """
 import json
 import pathlib
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 MEND = "sed -i 's/return 0/raise ValueError(\"division by zero\")/' src/calc.py"
 LOOP = "cat src/calc.py"
 DONE = "The division is mended."
-SPECIAL = ("SCENARIO-LIMIT", "SCENARIO-LOOP", "SCENARIO-SILENCE")
+SPECIAL = ("SCENARIO-LIMIT", "SCENARIO-LOOP", "SCENARIO-RESUME", "SCENARIO-SILENCE")
 FILE = pathlib.Path(__file__).with_name("answers.json")
+LIMITED = {}  # how often each path has answered SCENARIO-RESUME with 429
 ANSWERS = json.loads(FILE.read_text()) if FILE.exists() else [{"words": "SCENARIO-EDIT", "command": MEND, "says": DONE}]
 
 
@@ -64,15 +68,30 @@ class Provider(BaseHTTPRequestHandler):
         if scenario == "SCENARIO-SILENCE":
             threading.Event().wait()
         if scenario == "SCENARIO-LIMIT":
-            return self.limit(path)
+            return self.limit(path, 3600)
+        if scenario == "SCENARIO-RESUME" and request.get("tools"):
+            remembers = '"tool_result"' in text or '"function_call_output"' in text
+            limited = LIMITED.get(path, 0)
+            # Claude Code tries a request three times again before it gives up.
+            if remembers and limited >= (4 if path.endswith("/messages") else 1):
+                answer = {"command": MEND, "says": "The division is mended, as begun."}
+            elif limited or remembers:
+                LIMITED[path] = limited + 1
+                return self.limit(path, 5)
+            else:
+                answer = {"command": MEND, "says": DONE}
         (self.anthropic if path.endswith("/messages") else self.openai)(request, text, scenario, answer)
 
-    def limit(self, path):
+    def limit(self, path, seconds):
         error = {"type": "rate_limit_error", "message": "This request would exceed your account's rate limit. Please try again later."}
         document = {"type": "error", "error": error}
         if path.endswith("/responses"):
-            document = {"error": {"type": "usage_limit_reached", "message": "The usage limit has been reached", "plan_type": "pro", "resets_in_seconds": 3600}}
-        self.answer(429, document, {"retry-after": "3600", "anthropic-ratelimit-unified-status": "rejected"})
+            document = {"error": {"type": "usage_limit_reached", "message": "The usage limit has been reached", "plan_type": "pro", "resets_in_seconds": seconds}}
+        self.answer(429, document, {
+            "retry-after": str(seconds),
+            "anthropic-ratelimit-unified-status": "rejected",
+            "anthropic-ratelimit-unified-reset": str(int(time.time()) + seconds),
+        })
 
     def answer(self, code, document, headers=None):
         body = json.dumps(document).encode()

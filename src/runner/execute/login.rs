@@ -3,18 +3,17 @@
 //!
 //! What the program renews stays in the Pod. Must not print anything of the file.
 
-use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::Value;
 
 use super::cli;
 use super::{Early, Settings, early, infra};
 use crate::crd::run::SecretRef;
-use crate::crd::wire::{Inputs, Outcome, path};
+use crate::crd::wire::{Inputs, Outcome};
 
 /// Failure code for what a person must set up.
 const CODE_SETUP: &str = "setup_or_bootstrap_issue";
@@ -97,9 +96,7 @@ fn texts(value: &Value, found: &mut Vec<String>) {
 /// When it cannot be written: the result of the Run.
 pub(super) fn place(login: Option<Login>, settings: &Settings) -> Result<(), Early> {
     let Some(login) = login else { return Ok(()) };
-    let home = settings.environment.iter().find(|(name, _)| name == OsStr::new("HOME"));
-    let home = home.map_or_else(|| PathBuf::from(path::HOME), |(_, value)| value.into());
-    let place = home.join(login.place);
+    let place = super::resume::home(settings).join(login.place);
     write(&place, &login.content)
         .map_err(|error| infra("failed to copy the login into the home", &error).into())
 }

@@ -33,7 +33,7 @@ pub fn secret_names(environment: &[(OsString, OsString)]) -> Vec<OsString> {
 }
 
 /// The values to hide. A value of several lines is hidden line by line.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Mask {
     /// Longest first, so that a secret inside a secret does not leave the rest.
     secrets: Vec<String>,

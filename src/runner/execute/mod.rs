@@ -19,6 +19,7 @@ mod program;
 mod prompt;
 mod repair;
 mod reported;
+mod resume;
 mod review;
 mod roles;
 
@@ -36,6 +37,7 @@ use self::mask::{Mask, secret_names};
 use self::process::{Ending, Finished, Program, Supervisor};
 use self::prompt::Files;
 use self::repair::Prompted;
+use super::checkpoint;
 use super::exchange::{self, AgentEnd};
 use super::verify;
 use crate::crd::pool::{ExecutorType, MockExecutor};
@@ -123,6 +125,8 @@ pub async fn run(
         (Ok(()), Purpose::Judge) => review::work(&mut supervisor, inputs, settings).await,
     };
     let mut result = worked.unwrap_or_else(|early| *early);
+    result.interrupted |= matches!(result.outcome, Outcome::QuotaWait | Outcome::Cancelled);
+    resume::hand_over(inputs, settings, supervisor.mask());
     result.tokens = supervisor.spent().tokens;
     result.session.clone_from(&supervisor.spent().session);
     result.prompt_hash.clone_from(&supervisor.spent().prompt_hash);
@@ -166,19 +170,26 @@ async fn work(
     settings: &Settings,
 ) -> Result<ContainerResult, Early> {
     let policy = readable_inputs(inputs)?;
-    let text = prompt::render(inputs, &guidance::read(&settings.checkout));
-    let files = prompt::write(&settings.exchange, inputs, &text, supervisor.mask())
+    let resumed = checkpoint::session::is_resumed(&settings.exchange);
+    let text = prompt::render(inputs, &guidance::read(&settings.checkout), resumed);
+    let mut files = prompt::write(&settings.exchange, inputs, &text, supervisor.mask())
         .map_err(|error| infra("failed to write the prompt", &error))?;
     let plain = without_secrets(&settings.environment);
     let marker = settings.exchange.join("agent.start");
     let baseline = changes::baseline(supervisor, &settings.checkout, &marker, &plain).await;
     let baseline = baseline.map_err(|error| infra("failed to remember the checkout", &error))?;
     let begun = Instant::now();
+    files.session = resume::take_over(inputs, settings);
+    let _handing_over = resume::keep_handing_over(inputs, settings, supervisor.mask());
     let timed_out = execute(supervisor, inputs, settings, &files, None).await?;
+    // A repair is told what it has to know.
+    files.session = None;
+    let is_late = timed_out.is_some();
     let check = Check { inputs, settings, policy: &policy, baseline: &baseline, env: &plain };
     let prompted = Prompted { text: &text, files: &files, begun };
     let (ended, report) = repair::until_verified(supervisor, &check, &prompted, timed_out).await;
-    let mut result = ended.map_or_else(|early| *early, |relevant| success(&relevant));
+    let late = |early: Early| ContainerResult { interrupted: is_late, ..*early };
+    let mut result = ended.map_or_else(late, |relevant| success(&relevant));
     result.verification = (!report.is_empty()).then_some(report);
     Ok(result)
 }

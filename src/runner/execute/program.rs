@@ -43,7 +43,10 @@ pub(super) fn of(inputs: &Inputs, settings: &Settings, files: &Files) -> Result<
             let secret = secret_names(&settings.environment);
             program.env = cli::environment(cli, executor, &settings.environment, &secret);
             program.env.extend(invocation.env);
-            program.argv = invocation.argv;
+            program.argv = match &files.session {
+                Some(session) => cli.resume(invocation.argv, session),
+                None => invocation.argv,
+            };
             program.stdin = Some(files.prompt.clone());
             program.output = Output::Events(cli);
         }

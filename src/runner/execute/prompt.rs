@@ -29,6 +29,8 @@ pub struct Files {
     pub prompt: PathBuf,
     /// The frozen inputs of the Run.
     pub task: PathBuf,
+    /// The session of an interrupted attempt that the program is to go on with.
+    pub session: Option<String>,
     /// SHA-256 of the prompt in hex: of the text in memory, which no program can change.
     pub prompt_hash: String,
 }
@@ -40,7 +42,8 @@ pub struct Files {
 pub fn write(dir: &Path, inputs: &Inputs, prompt: &str, mask: &Mask) -> io::Result<Files> {
     let prompt = mask.hide(prompt).into_owned();
     let prompt_hash = Sha256::digest(&prompt).iter().map(|byte| format!("{byte:02x}")).collect();
-    let files = Files { prompt: dir.join("prompt.md"), task: dir.join("task.json"), prompt_hash };
+    let files =
+        Files { prompt: dir.join("prompt.md"), task: dir.join("task.json"), session: None, prompt_hash };
     rewrite(&files, &prompt)?;
     let task = serde_json::to_string_pretty(&task(inputs))?;
     fs::write(&files.task, mask.hide(task).as_bytes())?;
@@ -134,14 +137,16 @@ fn task(inputs: &Inputs) -> serde_json::Value {
     })
 }
 
-/// The prompt, in the order of spec agents 1.10.
-pub fn render(inputs: &Inputs, guidance: &[Guidance]) -> String {
+/// The prompt, in the order of spec agents 1.10. `resumed`: the checkout has the work of an attempt that
+/// was interrupted.
+pub fn render(inputs: &Inputs, guidance: &[Guidance], resumed: bool) -> String {
     let task = &inputs.spec.inputs;
     let mut text = format!("# {}\n\n{}\n", task.title, task.goal);
     text.push_str("\nWork in the current directory: it is a checkout of the repository.\n");
     section(&mut text, "Specification", &task.context.specs);
     section(&mut text, "Related files", &bullets(&task.context.files));
     section(&mut text, "Notes", &task.context.notes);
+    section(&mut text, "Work in progress", if resumed { RESUMED } else { "" });
     section(&mut text, "An earlier attempt failed", &hint(&task.previous_failure));
     section(&mut text, "Paths you may change", &bullets(&task.allowed_paths));
     section(&mut text, "Paths you must not change", &bullets(&task.denied_paths));
@@ -156,6 +161,10 @@ pub fn render(inputs: &Inputs, guidance: &[Guidance]) -> String {
     section(&mut text, "Rules", &bullets(&RULES.map(String::from)));
     text
 }
+
+const RESUMED: &str = "An earlier attempt was interrupted before it had finished. What it had changed is in the \
+                       current directory, not committed (git status shows it): look at it and go on from there \
+                       instead of starting again.";
 
 /// What a repair has to mend.
 #[derive(Clone, Copy, Debug)]
@@ -271,7 +280,7 @@ mod tests {
         inputs.spec.inputs.commands = vec!["make test".into()];
         inputs.spec.inputs.previous_failure =
             format!("\u{1b}[31mfailed\u{1b}[0m at /a/b/c\n{}", "x".repeat(3000));
-        let text = render(&inputs, &[]);
+        let text = render(&inputs, &[], false);
         assert!(text.starts_with("# Fix the parser\n\nIt must read tabs.\n"), "{text}");
         assert!(text.contains("## Commands that must pass\n\n- make test\n"), "{text}");
         assert!(text.contains("## An earlier attempt failed\n\nfailed at <path> xxx"), "{text}");
@@ -290,7 +299,7 @@ mod tests {
         let mut seen = Vec::new();
         for role in [Role::Worker, Role::Tester, Role::Docser] {
             inputs.spec.role = role;
-            let text = render(&inputs, std::slice::from_ref(&said));
+            let text = render(&inputs, std::slice::from_ref(&said), false);
             let place = |part: &str| text.find(part).unwrap_or_else(|| panic!("{part} in {text}"));
             let (role, guidance) =
                 (place("## How to work\n\n- "), place("in AGENTS.md\n\nUse tabs.\n(This is"));

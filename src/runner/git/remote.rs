@@ -98,10 +98,28 @@ impl Remote {
     /// # Errors
     /// As git.
     pub async fn heads(&self, git: &Git, branches: &[&str]) -> Result<BTreeMap<String, String>, GitError> {
-        let refs = branches.iter().map(|branch| format!("refs/heads/{branch}"));
-        let arguments: Vec<String> =
-            ["--heads", "--end-of-options", &self.url].map(String::from).into_iter().chain(refs).collect();
-        let output = self.prepare(git.command("ls-remote").args(&arguments)).run().await?;
+        let refs: Vec<String> = branches.iter().map(|branch| format!("refs/heads/{branch}")).collect();
+        self.listed(git, &["--heads"], &refs).await
+    }
+
+    /// Refs of the server that match `patterns`, of any kind, by full name.
+    ///
+    /// # Errors
+    /// As git.
+    pub async fn refs(&self, git: &Git, patterns: &[&str]) -> Result<BTreeMap<String, String>, GitError> {
+        let patterns: Vec<String> = patterns.iter().map(|pattern| (*pattern).to_string()).collect();
+        self.listed(git, &["--refs"], &patterns).await
+    }
+
+    async fn listed(
+        &self,
+        git: &Git,
+        manner: &[&str],
+        patterns: &[String],
+    ) -> Result<BTreeMap<String, String>, GitError> {
+        let command =
+            git.command("ls-remote").args(manner).args(["--end-of-options", &self.url]).args(patterns);
+        let output = self.prepare(command).run().await?;
         Ok(String::from_utf8_lossy(&output)
             .lines()
             .filter_map(|line| line.split_once('\t'))
@@ -218,6 +236,15 @@ impl Remote {
             &refspec,
         ];
         self.prepare(git.command("push").args(arguments)).run().await.map(drop)
+    }
+
+    /// Pushes these refspecs, once, whatever the refs are at. Only for refs that nobody else writes.
+    ///
+    /// # Errors
+    /// As git.
+    pub async fn push_refs(&self, git: &Git, refspecs: &[String]) -> Result<(), GitError> {
+        let arguments = ["--porcelain", "--no-verify", "--no-follow-tags", "--end-of-options", &self.url];
+        self.prepare(git.command("push").args(arguments).args(refspecs)).run().await.map(drop)
     }
 
     fn prepare(&self, invocation: Invocation) -> Invocation {

@@ -22,7 +22,7 @@ const NAMED: usize = 5;
 
 /// Waits for the agent and hands its plan over. `stop` is the container's SIGTERM.
 pub async fn run(inputs: &Inputs, paths: &Paths, api: &Api, stop: &CancellationToken) -> ContainerResult {
-    let agent = match await_agent(paths, stop).await {
+    let agent = match await_agent(paths, stop, std::time::Duration::ZERO).await {
         Ok(agent) => agent,
         Err(result) => return *result,
     };

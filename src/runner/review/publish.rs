@@ -22,7 +22,7 @@ use crate::runner::publish::{await_agent, cancelled, testimony};
 
 /// Waits for the agent and gives the verdict. `stop` is the container's SIGTERM.
 pub async fn run(inputs: &Inputs, paths: &Paths, stop: &CancellationToken) -> ContainerResult {
-    let agent = match await_agent(paths, stop).await {
+    let agent = match await_agent(paths, stop, std::time::Duration::ZERO).await {
         Ok(agent) => agent,
         Err(result) => return *result,
     };

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use opentiger::crd::{BlockReason, Run, RunPhase, TaskPhase};
+use opentiger::crd::{BlockReason, Run, RunPhase, RunStatus, TaskPhase};
 
 use super::node;
 use super::node::SERVICES;
@@ -15,6 +15,8 @@ struct Agent {
     image: &'static str,
     executor: &'static str,
     secret: &'static str,
+    /// Whether an interrupted conversation can be gone on with.
+    keeps_sessions: bool,
 }
 
 const CLAUDE_CODE: Agent = Agent {
@@ -22,18 +24,21 @@ const CLAUDE_CODE: Agent = Agent {
     image: "agent-claude-code",
     executor: "{type: ClaudeCode, claudeCode: {model: claude-opus-4-6}}",
     secret: "{ANTHROPIC_API_KEY: $KEY, ANTHROPIC_BASE_URL: \"$URL\", CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC: \"1\"}",
+    keeps_sessions: true,
 };
 const CODEX: Agent = Agent {
     role: "Tester",
     image: "agent-codex",
     executor: "{type: Codex, codex: {model: gpt-5.3-codex}}",
     secret: "{OPENAI_API_KEY: $KEY, OPENAI_BASE_URL: \"$URL/v1\"}",
+    keeps_sessions: true,
 };
 const OPEN_CODE: Agent = Agent {
     role: "Docser",
     image: "agent-opencode",
     executor: "{type: OpenCode, openCode: {model: anthropic/claude-sonnet-4-5}}",
     secret: "{ANTHROPIC_API_KEY: $KEY, ANTHROPIC_BASE_URL: \"$URL/v1\"}",
+    keeps_sessions: false,
 };
 
 /// Longest wait for what a program does, on a busy machine: they take seconds to start.
@@ -110,6 +115,7 @@ spec:
   replicas: 3
   image: {image}
   credentialsSecretRef: {{name: {name}-key}}
+  checkpoint: {{interval: 1m}}
   resources: {{requests: {{cpu: 10m, memory: 64Mi}}, limits: {{memory: 2Gi}}}}
   executor: {executor}
 ",
@@ -153,6 +159,24 @@ async fn first_run(space: &Space, task: &str) -> Run {
     }
 }
 
+/// A limit in the middle of the work: the next attempt goes on with the conversation, in another Pod.
+async fn resumes(space: &Space, agent: &Agent) {
+    let task = start_task(space, agent, "resume");
+    let status = space.done(&task, PATIENCE).await;
+    let mut runs = space.runs(&task).await;
+    runs.sort_by_key(|run| run.metadata.creation_timestamp.clone());
+    let ended: Vec<_> = runs.into_iter().filter_map(|run| run.status).collect();
+    let (first, last) = (ended.first().expect("a Run"), ended.last().expect("a Run"));
+    assert_eq!(first.failure_code, "quota_failure", "{}", first.summary);
+    assert_eq!(last.phase, RunPhase::Success, "{}", last.summary);
+    let session = |status: &RunStatus| status.session.as_ref().map(|session| session.id.clone());
+    assert!(session(first).is_some() && session(first) == session(last), "{first:?} {last:?}");
+    assert!(last.summary.contains("as begun"), "{}", last.summary);
+    let clone = space.node.clone_repository();
+    let refs = clone.git(&["for-each-ref", "--format=%(refname)", "refs/opentiger"]);
+    assert!(!refs.contains(&task), "the checkpoint is gone: {refs} {status:?}");
+}
+
 /// Cancels a Task: what it was to show is seen.
 fn cancel(space: &Space, task: &str) {
     let patch = ["patch", "ott", task, "--type=merge", "--patch", r#"{"spec": {"cancel": true}}"#];
@@ -184,6 +208,10 @@ async fn carries_tasks_out(space: &Space, agent: &Agent) {
     assert!(result.summary.contains("time"), "{}", result.summary);
     cancel(space, &looping);
     cancel(space, &silent);
+
+    if agent.keeps_sessions {
+        resumes(space, agent).await;
+    }
 
     // Last: all Tasks of the credential wait with this one.
     let limited = start_task(space, agent, "limit");

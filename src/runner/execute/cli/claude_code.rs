@@ -1,5 +1,7 @@
 //! Claude Code: `claude -p --output-format stream-json --verbose`, prompt on standard input.
 
+use std::ffi::OsString;
+
 use jiff::Timestamp;
 use serde_json::Value;
 
@@ -8,6 +10,7 @@ use super::{Cli, Environment, Invocation, LoginFile, call, number, pairs, text, 
 use crate::crd::TokenUsage;
 use crate::crd::pool::Executor;
 use crate::plan::quota::Refusal;
+use crate::runner::checkpoint::session::Sessions;
 
 /// Tries of one request (spec agents 2.4): a limit that lasts longer is a matter for the queue.
 const RETRIES: &str = "3";
@@ -51,6 +54,16 @@ impl Cli for ClaudeCode {
         let has = |token: &str| !text(content, &format!("/claudeAiOauth/{token}")).is_empty();
         let is_login = has("accessToken") || has("refreshToken");
         is_login.then_some(()).ok_or_else(|| "has no claudeAiOauth.accessToken".into())
+    }
+
+    /// `<session>.jsonl` in a directory for each working directory.
+    fn sessions(&self) -> Option<Sessions> {
+        Some(Sessions { root: ".claude/projects", id: |name| (!name.starts_with("agent-")).then_some(name) })
+    }
+
+    fn resume(&self, mut argv: Vec<OsString>, session: &str) -> Vec<OsString> {
+        argv.extend(words(["--resume", session]));
+        argv
     }
 
     fn event(&self, event: &Value, report: &mut Report) -> Option<String> {

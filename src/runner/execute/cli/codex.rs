@@ -1,14 +1,22 @@
 //! Codex: `codex exec --json`, prompt on standard input.
 
+use std::ffi::OsString;
+
 use serde_json::Value;
 
 use super::report::{Failure, Report, usage};
 use super::{Cli, Environment, Invocation, LoginFile, call, number, pairs, text, variable, words};
 use crate::crd::pool::Executor;
+use crate::runner::checkpoint::session::Sessions;
 
 /// The program.
 #[derive(Debug)]
 pub struct Codex;
+
+/// The UUID at the end of a name.
+fn uuid(name: &str) -> Option<&str> {
+    name.get(name.len().checked_sub(36)?..)
+}
 
 impl Cli for Codex {
     fn invocation(&self, executor: &Executor, environment: &Environment) -> Option<Invocation> {
@@ -45,6 +53,19 @@ impl Cli for Codex {
         let has = |pointer: &str| !text(content, pointer).is_empty();
         let is_login = has("/tokens/access_token") || has("/tokens/refresh_token") || has("/OPENAI_API_KEY");
         is_login.then_some(()).ok_or_else(|| "has neither tokens.access_token nor OPENAI_API_KEY".into())
+    }
+
+    /// `rollout-<time>-<session>.jsonl` in a directory for each day; the session is a UUID.
+    fn sessions(&self) -> Option<Sessions> {
+        Some(Sessions { root: ".codex/sessions", id: |name| name.strip_prefix("rollout-").and_then(uuid) })
+    }
+
+    /// A subcommand, before the argument that stands for standard input.
+    fn resume(&self, mut argv: Vec<OsString>, session: &str) -> Vec<OsString> {
+        let input = argv.pop();
+        argv.extend(words(["resume", session]));
+        argv.extend(input);
+        argv
     }
 
     fn event(&self, event: &Value, report: &mut Report) -> Option<String> {

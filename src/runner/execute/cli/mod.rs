@@ -21,6 +21,7 @@ pub use self::report::{Failure, Kind, Report, sum};
 pub use self::transcript::Transcript;
 use crate::crd::ExecutorType;
 use crate::crd::pool::Executor;
+use crate::runner::checkpoint::session::Sessions;
 
 /// The same tool call so often in a row is a model that is stuck (spec agents 2.3).
 pub const CALL_LIMIT: usize = 40;
@@ -62,6 +63,12 @@ pub trait Cli: Debug + Sync {
 
     /// Whether the content of that file logs it in. The error completes the sentence "the file ...".
     fn check_login(&self, executor: &Executor, content: &Value) -> Result<(), String>;
+
+    /// Where it keeps its sessions, when they are files that can be kept.
+    fn sessions(&self) -> Option<Sessions>;
+
+    /// The call that goes on with a session instead of beginning one.
+    fn resume(&self, argv: Vec<OsString>, session: &str) -> Vec<OsString>;
 
     /// Takes an event of its standard output in. Returns what people see of it.
     fn event(&self, event: &Value, report: &mut Report) -> Option<String>;

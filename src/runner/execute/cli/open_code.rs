@@ -3,12 +3,15 @@
 //! It waits without end and without an event while a provider limits it; its log on standard error is
 //! the only sign (spec agents 2.3).
 
+use std::ffi::OsString;
+
 use serde_json::{Value, json};
 
 use super::report::{Failure, Kind, Report, usage};
 use super::{Cli, Environment, Invocation, LoginFile, call, number, pairs, text, variable, words};
 use crate::crd::pool::Executor;
 use crate::plan::quota::Refusal;
+use crate::runner::checkpoint::session::Sessions;
 
 /// The program.
 #[derive(Debug)]
@@ -48,6 +51,15 @@ impl Cli for OpenCode {
         let entry = content.get(provider).map(|entry| text(entry, "/type")).unwrap_or_default();
         let is_login = !entry.is_empty();
         is_login.then_some(()).ok_or_else(|| format!("has no login for provider {provider} of the model"))
+    }
+
+    /// They are rows of a database.
+    fn sessions(&self) -> Option<Sessions> {
+        None
+    }
+
+    fn resume(&self, argv: Vec<OsString>, _: &str) -> Vec<OsString> {
+        argv
     }
 
     fn event(&self, event: &Value, report: &mut Report) -> Option<String> {
