@@ -50,7 +50,7 @@ cluster-up: ## a Kubernetes on this machine: control plane, 3 simulated nodes, a
 cluster-down: ## remove it, with everything it started
 	@tests/cluster/cluster down
 
-demo: ## from nothing to five Tasks on a real cluster, and what became of them (root on Linux)
+demo: ## from nothing to six Tasks on a real cluster, and what became of them (root on Linux)
 	@tests/demo/demo up
 
 demo-chaos: ## forty scripted Tasks that meet every failure, everything stopped in the middle, the operator killed twice
@@ -65,7 +65,7 @@ dev-up: build ## control plane, Postgres, operator and API as processes of this 
 dev-down: ## stop them
 	@tests/cluster/dev down
 
-bench: ## what everything costs; writes target/bench/summary.json (PART=dispatch|loops|idle|api: one part of it)
+bench: ## what everything costs; writes target/bench/summary.json (PART=dispatch|loops|idle|api|overhead: one part of it)
 	@tests/bench/bench $(PART)
 
 clean: ## remove what was built here

@@ -29,4 +29,6 @@ mod run_tests;
 pub mod task;
 pub mod upkeep;
 pub mod verdict;
+#[cfg(test)]
+mod verdict_tests;
 pub mod why;

@@ -167,7 +167,9 @@ async fn commit_and_push(
 ) -> Result<String, GitError> {
     let commit = commit::commit(git, &paths.private().join("index"), inputs, &state.base, changes).await?;
     let remote = Remote::open(&inputs.spec.repository.url, &paths.credentials, &paths.private())?;
-    commit::push(git, &remote, inputs, &commit).await
+    let head = commit::push(git, &remote, inputs, &commit).await?;
+    println!("[opentiger] pushed {head} as {}", inputs.spec.repository.branch);
+    Ok(head)
 }
 
 fn load_state(paths: &Paths) -> Result<State, ChangeError> {

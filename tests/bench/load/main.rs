@@ -10,6 +10,7 @@ mod document;
 mod drain;
 mod floor;
 mod measure;
+mod overhead;
 mod pace;
 mod summary;
 mod tasks;
@@ -51,6 +52,8 @@ enum Command {
     Api(api::ApiArgs),
     /// Measures how fast the mirror catches up.
     Drain(drain::DrainArgs),
+    /// Measures what a Run adds to the agent program on a real node.
+    Overhead(overhead::OverheadArgs),
     /// Makes the summary; prints the table.
     Summary(summary::SummaryArgs),
 }
@@ -151,6 +154,7 @@ fn main() -> anyhow::Result<()> {
         }
         Command::Api(args) => runtime.block_on(api::run(args)),
         Command::Drain(args) => runtime.block_on(drain::run(args)),
+        Command::Overhead(args) => runtime.block_on(overhead::run(args)),
         Command::Summary(args) => summary::write(&args),
     }
 }

@@ -51,6 +51,16 @@ pub fn write(args: &SummaryArgs) -> anyhow::Result<()> {
         document::merge(&args.out, &summary)?;
         print_targets(&idle_targets(&summary));
     }
+    if let Some(overhead) = runs.iter().find(|r| word(r, "/loop") == "overhead") {
+        let summary = json!({
+            "pod_start_to_first_byte_ms": overhead["pod_start_to_first_byte_ms"],
+            "bare_pod_start_to_first_byte_ms": overhead["bare_pod_start_to_first_byte_ms"],
+            "program_end_to_branch_ms": overhead["program_end_to_branch_ms"],
+            "runner_rss_mib": overhead["runner_rss_mib"],
+        });
+        document::merge(&args.out, &summary)?;
+        print_targets(&overhead_targets(&summary));
+    }
     if has("api") {
         let summary = summarize_api(&runs)?;
         document::merge(&args.out, &summary)?;
@@ -268,6 +278,16 @@ fn idle_targets(summary: &Value) -> Vec<Row> {
         row("settled Tasks", "/idle/tasks", None),
         row("cores of the idle operator", "/idle/operator_cores", Some((0.01, false))),
         row("its writes but Leases", "/idle/writes", Some((0.0, false))),
+    ]
+}
+
+fn overhead_targets(summary: &Value) -> Vec<Row> {
+    let row = |what, pointer: &str, most| Row { what, value: number(summary, pointer), target: most };
+    vec![
+        row("a bare Pod's first byte, p50, ms", "/bare_pod_start_to_first_byte_ms/p50", None),
+        row("the program's first byte, p50, ms", "/pod_start_to_first_byte_ms/p50", Some((1500.0, false))),
+        row("from its end to the branch, p50, ms", "/program_end_to_branch_ms/p50", Some((1500.0, false))),
+        row("memory of the runner, MiB", "/runner_rss_mib", Some((20.0, false))),
     ]
 }
 

@@ -44,7 +44,7 @@ const KEY: &str = "sk-canary-4f1d90ab7c";
 
 /// The stand-in for the providers.
 fn start_provider(space: &Space) {
-    let script = include_str!("agents/provider.py").replace('\n', "\n    ");
+    let script = include_str!("../provider.py").replace('\n', "\n    ");
     let image = space.node.image("demo-agent");
     space.node.apply(
         SERVICES,

@@ -5,15 +5,20 @@ What it answers follows from words in the request: the goal of a Task names its 
   SCENARIO-LIMIT    429, with the time after which to come back
   SCENARIO-LOOP     the same command for ever
   SCENARIO-SILENCE  no answer
+A file answers.json beside this one takes the place of SCENARIO-EDIT: a list of {words, command, says}. The first whose
+`words` are in the request is answered: with its one command, then with what it says.
 """
 import json
+import pathlib
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 MEND = "sed -i 's/return 0/raise ValueError(\"division by zero\")/' src/calc.py"
 LOOP = "cat src/calc.py"
 DONE = "The division is mended."
-NAMES = ("SCENARIO-EDIT", "SCENARIO-LIMIT", "SCENARIO-LOOP", "SCENARIO-SILENCE")
+SPECIAL = ("SCENARIO-LIMIT", "SCENARIO-LOOP", "SCENARIO-SILENCE")
+FILE = pathlib.Path(__file__).with_name("answers.json")
+ANSWERS = json.loads(FILE.read_text()) if FILE.exists() else [{"words": "SCENARIO-EDIT", "command": MEND, "says": DONE}]
 
 
 def tool(tools, names):
@@ -54,12 +59,13 @@ class Provider(BaseHTTPRequestHandler):
         if not path.endswith(("/messages", "/responses")):
             return self.do_GET()
         request = json.loads(text)
-        scenario = next((name for name in NAMES if name in text), None)
+        scenario = next((name for name in SPECIAL if name in text), None)
+        answer = next((answer for answer in ANSWERS if answer["words"] in text), None)
         if scenario == "SCENARIO-SILENCE":
             threading.Event().wait()
         if scenario == "SCENARIO-LIMIT":
             return self.limit(path)
-        (self.anthropic if path.endswith("/messages") else self.openai)(request, text, scenario)
+        (self.anthropic if path.endswith("/messages") else self.openai)(request, text, scenario, answer)
 
     def limit(self, path):
         error = {"type": "rate_limit_error", "message": "This request would exceed your account's rate limit. Please try again later."}
@@ -86,18 +92,19 @@ class Provider(BaseHTTPRequestHandler):
         self.wfile.flush()
         self.close_connection = True
 
-    def anthropic(self, request, text, scenario):
+    def anthropic(self, request, text, scenario, answer):
         found = tool(request.get("tools"), ("Bash", "bash"))
         called = '"tool_result"' in text
         usage = {"input_tokens": 1000, "output_tokens": 1, "cache_creation_input_tokens": 0, "cache_read_input_tokens": 0}
         message = {"id": f"msg_{len(request['messages'])}", "type": "message", "role": "assistant", "model": request["model"],
                    "content": [], "stop_reason": None, "stop_sequence": None, "usage": usage}
-        if found and (scenario == "SCENARIO-LOOP" or scenario and not called):
-            name, arguments = command(found, LOOP if scenario == "SCENARIO-LOOP" else MEND)
+        says = answer["says"] if answer else DONE
+        if found and (scenario == "SCENARIO-LOOP" or answer and not called):
+            name, arguments = command(found, LOOP if scenario == "SCENARIO-LOOP" else answer["command"])
             block = {"type": "tool_use", "id": f"toolu_{len(request['messages'])}", "name": name, "input": {}}
             delta, stop = {"type": "input_json_delta", "partial_json": json.dumps(arguments)}, "tool_use"
         else:
-            block, delta, stop = {"type": "text", "text": ""}, {"type": "text_delta", "text": DONE}, "end_turn"
+            block, delta, stop = {"type": "text", "text": ""}, {"type": "text_delta", "text": says}, "end_turn"
         events = [
             {"type": "message_start", "message": message},
             {"type": "content_block_start", "index": 0, "content_block": block},
@@ -108,21 +115,22 @@ class Provider(BaseHTTPRequestHandler):
         ]
         if request.get("stream"):
             return self.stream(events)
-        content = {"type": "text", "text": DONE}
+        content = {"type": "text", "text": says}
         self.answer(200, {**message, "content": [content], "stop_reason": "end_turn"})
 
-    def openai(self, request, text, scenario):
+    def openai(self, request, text, scenario, answer):
         found = tool(request.get("tools"), ("exec_command", "shell_command", "shell", "local_shell"))
         called = '"function_call_output"' in text
         number = len(request.get("input") or [])
         usage = {"input_tokens": 1000, "input_tokens_details": {"cached_tokens": 400}, "output_tokens": 50,
                  "output_tokens_details": {"reasoning_tokens": 10}, "total_tokens": 1050}
-        if found and (scenario == "SCENARIO-LOOP" or not called):
-            name, arguments = command(found, LOOP if scenario == "SCENARIO-LOOP" else MEND)
+        says = answer["says"] if answer else DONE
+        if found and (scenario == "SCENARIO-LOOP" or answer and not called):
+            name, arguments = command(found, LOOP if scenario == "SCENARIO-LOOP" else answer["command"])
             arguments.pop("description", None)
             item = {"type": "function_call", "id": f"fc_{number}", "call_id": f"call_{number}", "name": name, "arguments": json.dumps(arguments)}
         else:
-            item = {"type": "message", "id": f"msg_{number}", "role": "assistant", "content": [{"type": "output_text", "text": DONE}]}
+            item = {"type": "message", "id": f"msg_{number}", "role": "assistant", "content": [{"type": "output_text", "text": says}]}
         response = {"id": f"resp_{number}", "object": "response", "status": "in_progress", "output": []}
         self.stream([
             {"type": "response.created", "response": response},
