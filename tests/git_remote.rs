@@ -174,7 +174,7 @@ async fn what_is_missing_on_the_server_is_told_apart() {
 }
 
 #[tokio::test]
-async fn somebody_elses_branch_is_never_overwritten() {
+async fn somebody_elses_branch_is_never_overwritten_a14() {
     let server = Server::start();
     let repository = server.seed("app.git", &FILES);
     let pod = Pod::new(&server.url("app.git"));

@@ -150,7 +150,7 @@ async fn files_of_several_megabytes_arrive_whole() {
 }
 
 #[tokio::test]
-async fn what_is_ignored_or_generated_does_not_count() {
+async fn what_is_ignored_or_generated_does_not_count_a41() {
     let server = Server::start();
     let repository = server.seed(
         "app.git",

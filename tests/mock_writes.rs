@@ -82,7 +82,7 @@ async fn a_status_that_changed_meanwhile_is_a_conflict() {
 }
 
 #[tokio::test]
-async fn a_taken_name_is_answered_with_who_has_it() {
+async fn a_taken_name_is_answered_with_who_has_it_c36_a4() {
     let (writer, mut handle) = writer();
     let mut run = Run::new("fix-x7k2-r1", RunSpec::default());
     run.metadata.namespace = Some("ns".into());

@@ -137,7 +137,7 @@ async fn a_plan_is_put_in_order_and_handed_over_with_the_token() {
 }
 
 #[tokio::test]
-async fn a_plan_that_would_be_the_last_one_again_ends_before_it_is_made_c105() {
+async fn a_plan_that_would_be_the_last_one_again_ends_before_it_is_made_c105_a62() {
     let mut planner = Planner::new().await;
     planner.pod.checked_out().await;
     let facts = PlanFacts::load(&planner.pod.paths).expect("facts");

@@ -202,6 +202,14 @@ mod tests {
     }
 
     #[test]
+    fn a_kind_of_work_that_there_is_not_is_refused_a21() {
+        let mut body = full();
+        body["kind"] = json!("foo");
+        let error = parse(&body).expect_err("refused");
+        assert!(error.contains("kind: is not supported, must be code"), "{error}");
+    }
+
+    #[test]
     fn every_refusal_names_its_field() {
         let cases = [
             ("title", json!("")),

@@ -142,7 +142,7 @@ mod tests {
     #[case("throttled, retry later", true)]
     #[case("rate-limit: 20 rpm", true)]
     #[case("", false)]
-    fn a_limit_needs_a_clear_word(#[case] message: &str, #[case] expected: bool) {
+    fn a_limit_needs_a_clear_word_a13(#[case] message: &str, #[case] expected: bool) {
         assert_eq!(is_quota(message), expected, "{message}");
     }
 

@@ -243,7 +243,7 @@ fn a_run_without_its_task_only_removes_the_pod() {
 }
 
 #[test]
-fn an_end_from_outside_is_free_and_one_from_inside_is_not() {
+fn an_end_from_outside_is_free_and_one_from_inside_is_not_c45_a5() {
     let (_, run) = running("a");
     let mut pod = pod_with(&run, &ContainerResult::new(Outcome::Cancelled));
     assert_eq!(of_pod(&run, &pod, false, at(30)).class, Some(FailureClass::Model));
@@ -431,7 +431,7 @@ fn what_a_merge_meets_has_its_code_and_no_class_of_the_task_s_own_failures() {
 /// The original cancelled whatever ran for 15 minutes; here the timebox counts, and only a Pod that
 /// outlives its own deadline is ended, as flaky.
 #[test]
-fn a_run_is_not_ended_after_a_quarter_of_an_hour_but_beyond_its_deadline_as_flaky_c93() {
+fn a_run_is_not_ended_after_a_quarter_of_an_hour_but_beyond_its_deadline_as_flaky_c93_a68() {
     let (task, run) = running("a");
     let pod = pod_of(&run);
     let plan = decide(&run, Some(&task), Some(&system()), PodView::Present(&pod), 15 * 60 + 1);

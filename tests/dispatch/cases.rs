@@ -236,7 +236,7 @@ fn an_absent_bound_is_no_bound_c25() {
 }
 
 #[test]
-fn a_kind_that_nobody_knows_is_never_admitted_c27() {
+fn a_kind_that_nobody_knows_is_never_admitted_c27_a21() {
     let mut q = queue(1);
     q.upsert_task(TaskFacts { kind: "research".into(), ..task("r") });
     assert_eq!((chosen(&mut q).len(), reason(&q, "r")), (0, "UnsupportedKind"));

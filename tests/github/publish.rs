@@ -10,7 +10,7 @@ use crate::git_support::{BRANCH, git};
 use crate::{TOKEN, World, brief, holding_the_token, infra};
 
 #[tokio::test]
-async fn a_result_gets_one_pull_request_that_a_second_attempt_finds_and_updates() {
+async fn a_result_gets_one_pull_request_that_a_second_attempt_finds_and_updates_a8() {
     let world = World::start().await;
     let (pod, result) = world.published().await;
     let url = "https://git.example/team/app/pull/41";
@@ -115,7 +115,7 @@ async fn labels_that_fail_are_no_failure() {
 }
 
 #[tokio::test]
-async fn what_the_base_has_already_is_a_success_without_a_change() {
+async fn what_the_base_has_already_is_a_success_without_a_change_a11() {
     let world = World::start().await;
     let pod = world.pod();
     pod.checked_out().await;

@@ -90,6 +90,14 @@ fn a_success_tells_its_usage_and_the_log_is_for_people(
     assert_eq!(calls, 1, "{}", ended.stdout);
 }
 
+#[test]
+fn what_was_cached_counts_once_a48() {
+    let usage = r#"{"type":"turn.completed","usage":{"input_tokens":100,"cached_input_tokens":40,"output_tokens":20}}"#;
+    let ended = agent("codex", &format!("echo '{usage}'; echo two > new.txt")).run();
+    let tokens = ended.result().tokens.expect("usage");
+    assert_eq!((tokens.input, tokens.cached, tokens.output, tokens.total), (100, 40, 20, 120));
+}
+
 #[rstest]
 #[case::claude("claude", "claude-limit.jsonl", None)]
 #[case::codex("codex", "codex-limit.jsonl", Some("2026-11-24T06:00:00Z"))]
@@ -160,6 +168,9 @@ fn a_limit_on_the_title_alone_is_none_a51() {
     let success = recorded("opencode-success.jsonl");
     let pod = agent("opencode", &format!("cat '{title}' >&2; cat '{success}'; echo two > new.txt"));
     assert_eq!(pod.run().brief(), "Success - 0");
+    // When it fails after all, it is tried again, and nothing waits for a provider.
+    let failed = agent("opencode", &format!("cat '{title}' >&2; exit 1")).run();
+    assert_eq!(failed.brief(), "Failed execution_failed 30");
 }
 
 #[test]

@@ -45,7 +45,7 @@ fn what_an_executor_leaves_behind_is_ended_before_verification() {
 #[rstest]
 #[case::passes("true", "Success - 0")]
 #[case::fails("false", "NeedsRework verification_command_failed 20")]
-fn work_that_ran_out_of_time_is_verified(#[case] command: &str, #[case] expected: &str) {
+fn work_that_ran_out_of_time_is_verified_a15(#[case] command: &str, #[case] expected: &str) {
     let ended = Pod::shell("touch new.rs; sleep 300").timebox("1s").commands(&[command]).run();
     assert_eq!(ended.brief(), expected);
     if command == "false" {
@@ -104,7 +104,7 @@ fn a_crash_leaves_no_result() {
 }
 
 #[test]
-fn sigterm_ends_everything_and_reports_it() {
+fn sigterm_ends_everything_and_reports_it_a6() {
     let pod =
         Pod::shell(&format!("{ESCAPE} trap '' TERM; echo $$ > $OUTSIDE/main; while :; do sleep 1; done"));
     let running = pod.start();

@@ -1,6 +1,7 @@
 //! What each end of an executor becomes.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 
 use jiff::{SignedDuration, Timestamp};
 use opentiger::crd::pool::{MockExecutor, MockOutcome, Role};
@@ -109,7 +110,7 @@ fn a_program_that_is_not_there_is_named() {
 }
 
 #[test]
-fn a_provider_limit_is_a_wait_with_the_stated_reset() {
+fn a_provider_limit_is_a_wait_with_the_stated_reset_a12() {
     let before = Timestamp::now();
     let ended = Pod::shell("echo 'HTTP 429 Too Many Requests, retry in 90s' >&2; exit 1").run();
     assert_eq!(ended.brief(), "QuotaWait quota_failure 10");
@@ -213,6 +214,16 @@ fn what_the_policy_forbids_is_named() {
 }
 
 #[test]
+fn what_git_ignores_is_no_violation_and_no_change_a41() {
+    let mut pod = Pod::shell("mkdir -p target/debug; touch target/debug/x; echo two >> src/a.txt");
+    pod.write(".gitignore", "target/\n");
+    pod.git(&["commit", "-q", "-a", "-m", "rules"]);
+    pod.inputs.spec.inputs.allowed_paths = vec!["src/**".into()];
+    let ended = pod.run();
+    assert_eq!((ended.brief().as_str(), ended.result().changed_files), ("Success - 0", Some(1)));
+}
+
+#[test]
 fn an_unreadable_policy_is_refused_before_the_executor_starts() {
     let mut pod = Pod::shell("touch \"$OUTSIDE/ran\"");
     pod.inputs.spec.inputs.allowed_paths = vec!["!src/**".into()];
@@ -223,9 +234,20 @@ fn an_unreadable_policy_is_refused_before_the_executor_starts() {
 }
 
 #[test]
-fn docser_runs_its_check_only() {
-    let mut pod =
-        Pod::shell("echo x > README.md").commands(&["make all-of-it", "test -f docs/requirement.md"]);
+fn docser_runs_its_check_only_a47() {
+    let mut pod = Pod::shell("echo x > README.md").commands(&[
+        "pnpm run check",
+        "pnpm test",
+        "make all-of-it",
+        "test -f docs/requirement.md",
+    ]);
     pod.inputs.spec.role = Role::Docser;
+    let bin = pod.outside("bin");
+    fs::create_dir_all(&bin).expect("made");
+    fs::write(bin.join("pnpm"), "#!/bin/sh\necho \"$@\" >> \"$OUTSIDE/seen\"\n").expect("written");
+    fs::set_permissions(bin.join("pnpm"), fs::Permissions::from_mode(0o755)).expect("executable");
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").expect("PATH"));
+    let pod = pod.env("PATH", &path);
     assert_eq!(pod.run().brief(), "Success - 0");
+    assert_eq!(fs::read_to_string(pod.outside("seen")).expect("seen"), "run check\n");
 }

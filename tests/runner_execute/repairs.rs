@@ -105,7 +105,7 @@ fn a_repair_keeps_to_the_paths_and_to_the_limits_of_the_provider() {
 }
 
 #[test]
-fn there_is_no_repair_without_time_or_tokens_or_for_what_none_can_mend() {
+fn there_is_no_repair_without_time_or_tokens_or_for_what_none_can_mend_a46() {
     let bad = says("echo bad > new.txt");
     let late = mending(&bad, "exit 1").timebox("59s");
     let mut spent = mending(&bad, "exit 1");
@@ -121,6 +121,8 @@ fn there_is_no_repair_without_time_or_tokens_or_for_what_none_can_mend() {
     // A script does the same each time.
     let script =
         Pod::shell("echo run >> \"$OUTSIDE/runs\"; touch new.rs").timebox("10m").commands(&["false"]);
-    assert_eq!(script.run().brief(), "NeedsRework verification_command_failed 20");
+    let ended = script.run();
+    assert_eq!(ended.brief(), "NeedsRework verification_command_failed 20");
+    assert_eq!(ended.result().failure.as_ref().expect("detail").command, "false");
     assert_eq!(fs::read_to_string(script.outside("runs")).expect("runs"), "run\n");
 }

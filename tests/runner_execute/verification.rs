@@ -2,9 +2,10 @@
 
 use std::fs;
 
+use opentiger::crd::run::CommandOutcome;
 use rstest::rstest;
 
-use crate::pod::{Pod, lives, pid_in};
+use crate::pod::{Ended, Pod, lives, pid_in};
 
 #[rstest]
 #[case::plain("false", "verification_command_failed")]
@@ -23,7 +24,7 @@ use crate::pod::{Pod, lives, pid_in};
     "./fail.sh 'make: *** No rule to make target x.  Stop.'",
     "verification_command_missing_make_target"
 )]
-fn a_failing_command_has_its_code(#[case] command: &str, #[case] code: &str) {
+fn a_failing_command_has_its_code_a31(#[case] command: &str, #[case] code: &str) {
     let pod = Pod::shell("touch new.rs").commands(&[command]);
     script(&pod, "fail.sh", "echo \"$1\" >&2; exit 1");
     let ended = pod.run();
@@ -65,7 +66,7 @@ fn directories_variables_and_quotes_reach_the_program() {
 }
 
 #[test]
-fn a_denied_command_means_that_no_executor_is_started() {
+fn a_denied_command_means_that_no_executor_is_started_a16() {
     let pod = Pod::shell("touch \"$OUTSIDE/ran\"").commands(&["true", "s\"ud\"o make"]);
     let ended = pod.run();
     assert_eq!(ended.brief(), "Failed execution_failed 30");
@@ -73,15 +74,45 @@ fn a_denied_command_means_that_no_executor_is_started() {
     assert!(!pod.outside("ran").exists());
 }
 
+/// What became of each command.
+fn outcomes(ended: &Ended) -> Vec<CommandOutcome> {
+    let report = ended.result().verification.clone().expect("a report");
+    report.commands.into_iter().map(|command| command.outcome).collect()
+}
+
 #[test]
-fn commands_that_were_all_passed_over_verified_nothing() {
-    let both = ["source .env", "echo a | grep b"];
-    let ended = Pod::shell("touch new.rs").commands(&both[..1]).run();
-    assert_eq!(ended.brief(), "NeedsRework verification_command_unsupported_format 20");
-    let passed_over = Pod::shell("touch new.rs").commands(&["source .env", "true"]).run();
-    assert_eq!(passed_over.brief(), "Success - 0", "A30: the second one runs");
-    let documents = Pod::shell("touch new.md").commands(&both).run();
-    assert_eq!(documents.brief(), "Success - 0", "A32: nothing but documentation");
+fn a_command_for_a_shell_is_passed_over_and_the_next_one_runs_a30() {
+    let pod = Pod::shell("touch new.rs").commands(&["source .env", "./ran.sh"]);
+    script(&pod, "ran.sh", "touch \"$OUTSIDE/ran\"");
+    let ended = pod.run();
+    assert_eq!(ended.brief(), "Success - 0");
+    assert_eq!(outcomes(&ended), [CommandOutcome::PassedOver, CommandOutcome::Passed]);
+    assert!(pod.outside("ran").exists());
+}
+
+#[test]
+fn a_missing_script_says_nothing_against_documentation_a32() {
+    for (file, expected) in
+        [("new.md", "Success - 0"), ("new.rs", "NeedsRework verification_command_missing_script 20")]
+    {
+        let pod = Pod::shell(&format!("touch {file}")).commands(&["./fail.sh"]);
+        script(&pod, "fail.sh", "echo 'npm error Missing script: verify' >&2; exit 1");
+        let ended = pod.run();
+        assert_eq!(ended.brief(), expected);
+        let passed_over = outcomes(&ended) == [CommandOutcome::PassedOver];
+        assert_eq!(passed_over, file == "new.md", "{file}");
+    }
+}
+
+#[test]
+fn commands_of_which_none_can_run_verify_no_code_a33() {
+    let none = ["source .env", "echo a | grep b"];
+    for commands in [&none[..], &none[..1]] {
+        let ended = Pod::shell("touch new.rs").commands(commands).run();
+        assert_eq!(ended.brief(), "NeedsRework verification_command_unsupported_format 20");
+    }
+    let documents = Pod::shell("touch new.md").commands(&none).run();
+    assert_eq!(documents.brief(), "Success - 0", "nothing but documentation");
 }
 
 #[test]

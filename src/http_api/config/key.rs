@@ -72,6 +72,8 @@ pub enum Kind<T: 'static> {
     },
     /// `0.01` to `1`, kept in percent; `-1`: absent.
     Ratio { get: fn(&T) -> Option<i32>, set: fn(&mut T, Option<i32>) },
+    /// One of a few words.
+    Choice { words: &'static [&'static str], get: fn(&T) -> &'static str, set: fn(&mut T, &str) },
     /// A text; empty only when `optional`.
     Text {
         optional: bool,
@@ -122,6 +124,7 @@ impl<T> Field<T> {
                 get(spec).and_then(millis).or(*absent).unwrap_or_default().to_string()
             }
             Kind::Ratio { get, .. } => get(spec).map_or_else(|| "-1".into(), ratio),
+            Kind::Choice { get, .. } => get(spec).to_owned(),
             Kind::Text { get, .. } => get(spec).to_owned(),
         }
     }
@@ -156,6 +159,9 @@ impl<T> Field<T> {
                 "-1" => set(spec, None),
                 ratio => set(spec, Some(percent(ratio).ok_or_else(bad)?)),
             },
+            Kind::Choice { words, set, .. } => {
+                set(spec, words.iter().find(|word| **word == value).ok_or_else(bad)?);
+            }
             Kind::Text { optional, most, check, set, .. } => {
                 let bounded = (*optional || !value.is_empty()) && value.chars().count() <= *most;
                 if !bounded || value.chars().any(char::is_control) {
@@ -189,6 +195,7 @@ impl<T> Field<T> {
             }
             Kind::Millis { least, most, .. } => format!("milliseconds from {least} to {most}"),
             Kind::Ratio { .. } => "-1 (none) or a ratio from 0.01 to 1 in steps of 0.01".into(),
+            Kind::Choice { words, .. } => words.join(" or "),
             Kind::Text { optional: true, most, .. } => format!("a line of at most {most} characters"),
             Kind::Text { optional: false, most, .. } => format!("a line of 1 to {most} characters"),
         }

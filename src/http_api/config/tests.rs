@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::draft::{DEFAULTS, Live, known, plan_changes};
 use super::key::{Field, Home, Key, Kind, MASK};
 use super::table::{find, keys};
-use crate::crd::system::Lane;
+use crate::crd::system::{Lane, RepositoryMode};
 use crate::crd::{AgentPool, GoDuration, System, SystemSpec, schema};
 
 fn pool(name: &str, role: &str, replicas: i32) -> AgentPool {
@@ -69,7 +69,11 @@ fn every_path_is_a_field_of_the_definition_and_every_bound_is_within_its_bounds(
     fn bounds<T>(kind: &Kind<T>) -> Option<(i64, i64)> {
         match kind {
             Kind::Whole { least, most, .. } | Kind::Limit { least, most, .. } => Some((*least, *most)),
-            Kind::Flag { .. } | Kind::Millis { .. } | Kind::Ratio { .. } | Kind::Text { .. } => None,
+            Kind::Flag { .. }
+            | Kind::Millis { .. }
+            | Kind::Ratio { .. }
+            | Kind::Choice { .. }
+            | Kind::Text { .. } => None,
         }
     }
     for key in keys() {
@@ -118,6 +122,7 @@ fn within<T>(field: &'static Field<T>) -> BoxedStrategy<String> {
             prop_oneof![Just(absent.unwrap_or(*least)), *least..=*most].prop_map(|n| n.to_string()).boxed()
         }
         Kind::Ratio { .. } => (1..=100).prop_map(super::key::ratio).boxed(),
+        Kind::Choice { words, .. } => proptest::sample::select(*words).prop_map(str::to_owned).boxed(),
         Kind::Text { .. } => "[a-z]{1,20}".boxed(),
     }
 }
@@ -197,6 +202,44 @@ fn bounds_are_the_last_values_that_are_taken() {
         good.iter().for_each(|value| assert!(!refused(key, value), "{key} {value}"));
         bad.iter().for_each(|value| assert!(refused(key, value), "{key} {value}"));
     }
+}
+
+/// `spec.repository` in the definition of the System.
+fn repository_schema() -> Value {
+    let all = schema::all().unwrap();
+    let system = all.iter().find(|crd| crd.spec.names.kind == "System").map(serde_json::to_value);
+    system.unwrap().unwrap()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"].clone()
+}
+
+#[test]
+fn a_mode_that_there_is_not_is_refused_a1() {
+    let modes = &repository_schema()["properties"]["repository"]["properties"]["mode"]["enum"];
+    assert_eq!(modes, &json!(["Git", "GitHub"]));
+    for unknown in ["local", "local-git", "direct", "GitHub", "x"] {
+        let draft = plan_changes(&live(), &wanted(&[("REPO_MODE", unknown)]));
+        assert_eq!(draft.refused.get("REPO_MODE").map(String::as_str), Some("must be git or github"));
+    }
+}
+
+#[test]
+fn the_word_of_a_mode_is_that_mode_a2() {
+    let mut live = live();
+    for (word, mode) in [("github", RepositoryMode::GitHub), ("git", RepositoryMode::Git)] {
+        let draft = plan_changes(&live, &wanted(&[("REPO_MODE", word)]));
+        assert_eq!((draft.system.repository.mode, draft.system_keys.len()), (mode, 1), "{word}");
+        live.system.spec = draft.system;
+        assert_eq!(all(&live)["REPO_MODE"], word);
+    }
+}
+
+#[test]
+fn a_repository_without_a_url_is_refused_before_any_task_a3() {
+    let schema = repository_schema();
+    assert!(schema["required"].as_array().unwrap().contains(&json!("repository")));
+    assert_eq!(schema["properties"]["repository"]["required"], json!(["url"]));
+    let draft = plan_changes(&live(), &wanted(&[("REPO_URL", ""), ("REPO_MODE", "github")]));
+    assert_eq!(draft.refused.keys().collect::<Vec<_>>(), [&"REPO_URL"]);
+    assert_eq!(draft.system.repository.url, live().system.spec.repository.url);
 }
 
 #[test]

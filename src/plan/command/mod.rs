@@ -280,6 +280,8 @@ pub fn docser(commands: &[String]) -> Vec<String> {
 }
 
 #[cfg(test)]
+mod cases;
+#[cfg(test)]
 mod properties;
 #[cfg(test)]
 mod tests;

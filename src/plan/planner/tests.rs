@@ -71,6 +71,29 @@ fn what_is_left_out_moves_the_indexes_of_the_rest() {
     );
 }
 
+/// Names of what each Task of a plan depends on, by their place in it.
+fn dependencies(plan: &Plan) -> Vec<Vec<usize>> {
+    let place = |name: &String| plan.tasks.iter().position(|task| task.name == *name).expect("of the plan");
+    plan.tasks.iter().map(|task| task.spec.dependencies.iter().map(place).collect()).collect()
+}
+
+#[test]
+fn a_task_depends_on_earlier_ones_of_its_plan_only_a63() {
+    let plan = made(
+        r#"{"tasks": [{"title": "a"}, {"title": "b"}, {"title": "c", "dependsOn": [0, 5, 2]}, {"title": "d"}]}"#,
+    );
+    assert_eq!(dependencies(&plan), [vec![], vec![], vec![0], vec![]]);
+    assert!(plan.warnings.iter().any(|warning| warning.contains("named no earlier task")), "{plan:?}");
+}
+
+#[test]
+fn a_dependency_that_another_one_implies_is_left_out_a64() {
+    let plan = made(
+        r#"{"tasks": [{"title": "a"}, {"title": "b", "dependsOn": [0]}, {"title": "c", "dependsOn": [0, 1]}]}"#,
+    );
+    assert_eq!(dependencies(&plan), [vec![], vec![0], vec![1]]);
+}
+
 #[test]
 fn an_empty_repository_gets_a_foundation_that_the_others_wait_for() {
     let requirement = requirement();

@@ -94,7 +94,7 @@ fn kinds(changed: &[&str], allowed: &[&str], denied: &[&str]) -> Vec<(String, Vi
 }
 
 #[test]
-fn denied_wins_over_allowed_and_over_the_lockfile_grant() {
+fn denied_wins_over_allowed_and_over_the_lockfile_grant_a38_a40() {
     assert_eq!(kinds(&["src/a"], &["src/**"], &["**/a"]), [("src/a".into(), ViolationKind::Denied)]);
     assert_eq!(kinds(&["Cargo.lock"], &[], &[]), []);
     assert_eq!(kinds(&["Cargo.lock"], &[], &["*.lock"]), [("Cargo.lock".into(), ViolationKind::Denied)]);
@@ -106,7 +106,7 @@ fn denied_wins_over_allowed_and_over_the_lockfile_grant() {
 }
 
 #[test]
-fn nothing_is_allowed_by_an_empty_list_or_by_a_pattern_that_matches_nothing() {
+fn nothing_is_allowed_by_an_empty_list_or_by_a_pattern_that_matches_nothing_a39() {
     for allowed in [&[][..], &["src/"], &["src"], &["../**"], &[" "]] {
         assert_eq!(
             kinds(&["src/a"], allowed, &[]),
@@ -114,6 +114,7 @@ fn nothing_is_allowed_by_an_empty_list_or_by_a_pattern_that_matches_nothing() {
             "{allowed:?}"
         );
     }
+    assert_eq!(kinds(&["src/a", "src/deep/.b"], &["src/**"], &[]), []);
 }
 
 #[test]

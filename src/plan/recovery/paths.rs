@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_docser_never_gains_a_path_c74() {
+    fn a_docser_never_gains_a_path_c74_a45() {
         let commands = list(&["make docs"]);
         let listed = list(&["Makefile"]);
         let asked = Asked { files: &listed, ..asked(Role::Docser, &commands) };

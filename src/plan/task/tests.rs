@@ -93,7 +93,7 @@ fn success_ends_the_task() {
 }
 
 #[test]
-fn a_result_is_absorbed_once() {
+fn a_result_is_absorbed_once_a68() {
     let (mut task, mut run) = running("a");
     end(&mut run, RunPhase::Failed, "execution_failed", Some(FailureClass::Model), "boom");
     let status = write(decide(&task, &[&run], false, at(21)));
@@ -223,7 +223,7 @@ fn a_refused_path_is_told_to_the_next_attempt() {
 }
 
 #[test]
-fn a_provider_limit_waits_until_the_stated_reset_and_costs_only_quota() {
+fn a_provider_limit_waits_until_the_stated_reset_and_costs_only_quota_a12() {
     let (task, mut run) = running("a");
     end(&mut run, RunPhase::Failed, "quota_failure", Some(FailureClass::Env), "usage limit");
     run.status.as_mut().unwrap().retry_at = Some(at(600));

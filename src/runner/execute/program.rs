@@ -67,3 +67,47 @@ fn unreadable() -> Early {
     let summary = "the run's executor or timebox is missing or cannot be read";
     early(Outcome::Failed, "execution_failed", summary)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+    use std::time::Duration;
+
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::crd::pool::CommandExecutor;
+    use crate::crd::run::RunSpec;
+
+    /// The original gives no more than 30 minutes, whatever the Task says.
+    #[test]
+    fn an_executor_has_the_timebox_of_its_task_a17() {
+        let mut inputs = Inputs {
+            schema_version: 1,
+            namespace: "n".into(),
+            run: "r".into(),
+            run_uid: "u".into(),
+            spec: RunSpec::default(),
+        };
+        inputs.spec.template.executor.type_ = ExecutorType::Command;
+        inputs.spec.template.executor.command = Some(CommandExecutor { argv: vec!["work".into()] });
+        let place = PathBuf::new;
+        let files = Files { prompt: place(), task: place(), prompt_hash: String::new() };
+        let settings = Settings {
+            checkout: place(),
+            exchange: place(),
+            login: place(),
+            inputs: place(),
+            executable: place(),
+            environment: Vec::new(),
+            now: || Timestamp::UNIX_EPOCH,
+            kill_after: Duration::ZERO,
+            command_limit: Duration::ZERO,
+        };
+        for (minutes, seconds) in [(90, 5400), (20, 1200), (1, 60)] {
+            inputs.spec.inputs.timebox = GoDuration(format!("{minutes}m"));
+            let program = of(&inputs, &settings, &files).expect("a program");
+            assert_eq!(program.limit, Duration::from_secs(seconds), "{minutes}");
+        }
+    }
+}

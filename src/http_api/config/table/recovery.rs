@@ -11,16 +11,19 @@ const AGENTS: &[Component] =
 const HOUR: i64 = 3_600_000;
 const DAY: i64 = 24 * HOUR;
 const A_RETRY_IS_A_RUN: &str =
-    "an attempt that failed is followed by another Run, which is told why; nothing is repeated inside one";
+    "an attempt that failed is followed by another Run, which is told why; this is not repeated inside one";
+const REPAIRS: &str =
+    "an agent is started again on what a verification command finds, at most twice in a Run";
+const ONE_REPAIR: &str = "there is one kind of repair, see `WORKER_VERIFY_RECOVERY_ATTEMPTS`";
 
 pub(super) static KEYS: &[Key] = &[
     fixed("BLOCKED_NEEDS_REWORK_IN_PLACE_RETRY_LIMIT", "5", "5", "the limit is 5"),
     fixed("WORKER_NO_CHANGE_RECOVERY_ATTEMPTS", "5", "0", A_RETRY_IS_A_RUN),
     fixed("WORKER_POLICY_RECOVERY_ATTEMPTS", "5", "0", A_RETRY_IS_A_RUN),
-    fixed("WORKER_VERIFY_RECOVERY_ATTEMPTS", "5", "0", A_RETRY_IS_A_RUN),
-    fixed("WORKER_SETUP_IN_PROCESS_RECOVERY", "true", "false", A_RETRY_IS_A_RUN),
-    fixed("WORKER_VERIFY_LLM_INLINE_RECOVERY", "true", "false", A_RETRY_IS_A_RUN),
-    fixed("WORKER_VERIFY_LLM_INLINE_RECOVERY_ATTEMPTS", "3", "0", A_RETRY_IS_A_RUN),
+    fixed("WORKER_VERIFY_RECOVERY_ATTEMPTS", "5", "2", REPAIRS),
+    fixed("WORKER_SETUP_IN_PROCESS_RECOVERY", "true", "true", REPAIRS),
+    fixed("WORKER_VERIFY_LLM_INLINE_RECOVERY", "true", "false", ONE_REPAIR),
+    fixed("WORKER_VERIFY_LLM_INLINE_RECOVERY_ATTEMPTS", "3", "0", ONE_REPAIR),
     variable(
         "FAILED_TASK_RETRY_COOLDOWN_MS",
         "30000",

@@ -2,10 +2,11 @@
 
 use super::super::key::{Component, Home, Key, Kind};
 use super::{NOBODY, REPOSITORY, fixed, system};
+use crate::crd::system::RepositoryMode;
 
 const ONE_REPOSITORY: &str =
     "there is one repository, `spec.repository.url`, and each Run has its own checkout";
-const NO_FORGE: &str = "mode Git pushes branches, no forge is asked";
+const IN_THE_URL: &str = "told from `spec.repository.url`";
 
 pub(super) static KEYS: &[Key] = &[
     system(
@@ -36,17 +37,34 @@ pub(super) static KEYS: &[Key] = &[
             set: |s, branch| s.repository.base_branch = branch,
         },
     ),
-    fixed("REPO_MODE", "github", "git", "there is mode Git only: `spec.repository.mode`"),
+    system(
+        "REPO_MODE",
+        "github",
+        REPOSITORY,
+        "`git`: a branch is pushed; `github`: it gets a pull request",
+        "spec.repository.mode",
+        Kind::Choice {
+            words: &["git", "github"],
+            get: |s| match s.repository.mode {
+                RepositoryMode::Git => "git",
+                RepositoryMode::GitHub => "github",
+            },
+            set: |s, word| {
+                s.repository.mode =
+                    if word == "github" { RepositoryMode::GitHub } else { RepositoryMode::Git };
+            },
+        },
+    ),
     fixed("LOCAL_REPO_PATH", "", "", ONE_REPOSITORY),
     fixed("LOCAL_WORKTREE_ROOT", "", "", ONE_REPOSITORY),
     fixed(
         "GITHUB_AUTH_MODE",
         "gh",
         "token",
-        "git's credentials are the Secret that `spec.repository.credentialsSecretRef` names",
+        "the credentials are the Secret that `spec.repository.credentialsSecretRef` names",
     ),
-    fixed("GITHUB_OWNER", "", "", NO_FORGE),
-    fixed("GITHUB_REPO", "", "", NO_FORGE),
+    fixed("GITHUB_OWNER", "", "", IN_THE_URL),
+    fixed("GITHUB_REPO", "", "", IN_THE_URL),
 ];
 
 pub(super) static SECRETS: &[Key] = &[
