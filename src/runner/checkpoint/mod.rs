@@ -9,9 +9,9 @@ pub mod keeper;
 pub mod restore;
 pub mod session;
 
-use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
+use super::clock;
 use super::git::remote::{Remote, retry};
 use super::git::{Git, GitError};
 use crate::crd::wire::Inputs;
@@ -42,5 +42,5 @@ async fn found(remote: &Remote, git: &Git, inputs: &Inputs) -> Result<Vec<(Strin
 }
 
 fn today() -> jiff::civil::Date {
-    Timestamp::now().to_zoned(TimeZone::UTC).date()
+    clock::now().to_zoned(TimeZone::UTC).date()
 }

@@ -92,7 +92,7 @@ mod tests {
         inputs.spec.template.executor.type_ = ExecutorType::Command;
         inputs.spec.template.executor.command = Some(CommandExecutor { argv: vec!["work".into()] });
         let place = PathBuf::new;
-        let files = Files { prompt: place(), task: place(), prompt_hash: String::new() };
+        let files = Files { prompt: place(), task: place(), session: None, prompt_hash: String::new() };
         let settings = Settings {
             checkout: place(),
             exchange: place(),
