@@ -273,6 +273,12 @@ fn merge(into: &mut Value, from: Value) {
 #[case(POOL, "spec: {idleTimeout: never}", "idleTimeout: must be a duration between 1m and 24h")]
 #[case(
     POOL,
+    "spec: {checkpoint: {interval: 9s}}",
+    "interval: must be a duration between 10s and 1h, such as 5m"
+)]
+#[case(POOL, "spec: {checkpoint: {interval: 2h}}", "interval: must be a duration between 10s and 1h")]
+#[case(
+    POOL,
     "spec: {proxyURL: 'http://robot:secret@proxy.example.com:3128'}",
     "proxyURL: must not contain credentials, because every program in the Pod can read it"
 )]

@@ -224,6 +224,22 @@ async fn a_stop_waits_for_the_agent_s_end_and_saves_and_pushes_nothing_else() {
     assert_eq!(branches(&repository), "main\n");
 }
 
+/// A push of the result that the server does not take because of its own trouble keeps the work.
+#[tokio::test]
+async fn finished_work_that_cannot_be_pushed_is_kept() {
+    let server = Server::start();
+    let repository = seeded(&server);
+    let unlucky = pod(&server);
+    unlucky.checked_out().await;
+    unlucky.write("src/a.txt", "whole\n");
+    // Three pushes, after each of which is asked whether it was carried out; nothing that comes after.
+    server.behaviour.lock().expect("lock").unavailable = 6;
+    let result = unlucky.publish(Outcome::Success).await;
+    assert_eq!(result.outcome, Outcome::Infra, "{}", result.summary);
+    let kept = checkpoints(&repository).pop().expect("kept");
+    assert_eq!(git(&repository, &["show", &format!("{kept}^1:src/a.txt")]), "whole\n");
+}
+
 #[tokio::test]
 async fn a_server_that_refuses_checkpoints_harms_nothing() {
     let server = Server::start();

@@ -61,9 +61,18 @@ pub async fn run(
         }
         Err(result) => (*result, true),
     };
-    let finished = matches!(result.outcome, Outcome::Success | Outcome::Noop);
-    keeper.conclude(interrupted && !finished, stop).await;
+    keeper.conclude(is_to_go_on(result.outcome, interrupted), stop).await;
     result
+}
+
+/// Whether the next attempt is to go on with the work: the agent was `interrupted`, or it was not and its
+/// work could not be published for a reason that lies outside of it.
+fn is_to_go_on(outcome: Outcome, interrupted: bool) -> bool {
+    match outcome {
+        Outcome::Success | Outcome::Noop => false,
+        Outcome::Cancelled | Outcome::Infra => true,
+        Outcome::NeedsRework | Outcome::QuotaWait | Outcome::Failed => interrupted,
+    }
 }
 
 /// Publishes what a reported success stands for.

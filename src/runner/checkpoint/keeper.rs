@@ -47,7 +47,7 @@ pub struct Keeper<'a> {
 }
 
 impl<'a> Keeper<'a> {
-    /// `resumed`: whether checkout found a checkpoint.
+    /// `exists`: whether checkout found a checkpoint.
     pub fn new(inputs: &'a Inputs, paths: &'a Paths, exists: bool) -> Self {
         Self { inputs, paths, interval: interval(inputs), saved: None, exists }
     }
@@ -77,13 +77,13 @@ impl<'a> Keeper<'a> {
         }
     }
 
-    /// After the agent's end: saves what was interrupted, else removes what there is. `interrupted`: the
-    /// next attempt is to go on with it. A stop leaves little time for it.
-    pub async fn conclude(&mut self, interrupted: bool, stop: &CancellationToken) {
+    /// After the agent's end: saves the work when the next attempt is to `go_on` with it, else removes what
+    /// there is. A stop leaves little time for it.
+    pub async fn conclude(&mut self, go_on: bool, stop: &CancellationToken) {
         if self.interval.is_none() {
             return;
         }
-        if stop.is_cancelled() {
+        if go_on && stop.is_cancelled() {
             let limit = CancellationToken::new();
             let late = limit.clone();
             let timer = tokio::spawn(async move {
@@ -92,7 +92,7 @@ impl<'a> Keeper<'a> {
             });
             self.save(&limit).await;
             timer.abort();
-        } else if interrupted {
+        } else if go_on {
             self.save(stop).await;
         } else if self.exists
             && let Err(error) = self.remove(stop).await
