@@ -16,7 +16,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, ApiResource, DeleteParams, LogParams, PostParams};
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Client, ResourceExt as _};
-use opentiger::crd::{Role, Task, TaskSpec, labels};
+use opentiger::crd::{GoDuration, Role, Task, TaskSpec, labels};
 use serde_json::json;
 
 use crate::measure::Percentiles;
@@ -69,6 +69,8 @@ pub async fn run(args: OverheadArgs) -> anyhow::Result<()> {
             goal: args.goal.clone(),
             role: Role::Docser,
             allowed_paths: vec!["docs/**".into()],
+            kind: "code".into(),
+            timebox: GoDuration::from_secs(600),
             ..TaskSpec::default()
         };
         let api: Api<Task> = Api::namespaced(client.clone(), &args.namespace);
