@@ -186,7 +186,7 @@ fn an_execute_pod_has_all_three_and_the_agent_has_no_git_token() {
             "agent execute opentiger:ro workspace exchange inputs:ro home tmp env:model",
             "publish publish repo inputs:ro scratch workspace:ro exchange:ro git-credentials:ro",
             all,
-            "1800",
+            "2280",
         ]
     );
 }

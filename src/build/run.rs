@@ -196,6 +196,7 @@ fn spec(
             idle_timeout: Some(pool.spec.idle_timeout.clone().unwrap_or_else(idle_timeout)),
             tokens: None,
         },
+        verification: system.spec.verification.clone(),
         ..RunSpec::default()
     }
 }
@@ -319,6 +320,18 @@ mod tests {
         given.spec.idle_timeout = pool.map(|time| GoDuration(time.into()));
         let run = build_run(&fixtures::task("fix"), &system, &given, &slot());
         assert_eq!(run.spec.limits.idle_timeout, Some(GoDuration(frozen.into())));
+    }
+
+    #[test]
+    fn the_automatic_commands_are_frozen_and_have_time_of_their_own() {
+        let mut system = fixtures::system();
+        system.spec.verification.max_automatic_commands = 7;
+        let run = build_run(&fixtures::task("fix"), &system, &AgentPool::default(), &slot());
+        assert_eq!(run.spec.verification, system.spec.verification);
+        let with = crate::build::pod::deadline_seconds(&run.spec);
+        system.spec.verification.automatic = crate::crd::verification::AutomaticCommands::Off;
+        let run = build_run(&fixtures::task("fix"), &system, &AgentPool::default(), &slot());
+        assert_eq!(with - crate::build::pod::deadline_seconds(&run.spec), 7 * 120);
     }
 
     #[test]

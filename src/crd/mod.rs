@@ -25,6 +25,7 @@ pub mod schema;
 pub mod system;
 pub mod task;
 pub mod usage;
+pub mod verification;
 pub mod wire;
 pub mod words;
 

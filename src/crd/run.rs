@@ -14,11 +14,12 @@ use super::network::CaBundleRef;
 use super::planner::PlanTarget;
 use super::pool::{Executor, ImagePullPolicy, Resources, Role};
 use super::recovery::FailureDetail;
-pub use super::reported::{CommandOutcome, VerificationReport, VerifiedCommand};
+pub use super::reported::{CommandOutcome, CommandSource, VerificationReport, VerifiedCommand};
 use super::restart::AgentCrash;
 use super::system::{RepositoryMode, Submodules};
 use super::task::{RiskLevel, TaskContext};
 pub use super::usage::{AgentSession, TokenUsage};
+use super::verification::VerificationSettings;
 use super::{Condition, GoDuration};
 
 /// A Secret in the same namespace.
@@ -135,6 +136,9 @@ pub struct RunSpec {
     pub repository: RunRepository,
     pub template: RunTemplate,
     pub limits: RunLimits,
+    /// Commands beside those of the Task, as the System had it.
+    #[serde(default)]
+    pub verification: VerificationSettings,
 }
 
 /// What a Judge or Merge Run looks at. Together with `policyVersion` it is the key of one verdict

@@ -263,6 +263,7 @@ fn cut(text: &str, bytes: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::crd::run::CommandSource;
 
     #[test]
     fn a_message_fits_whatever_the_summary_holds() {
@@ -287,7 +288,7 @@ mod tests {
         assert!(text.len() <= MAX_RESULT_BYTES && back.summary.len() > 300, "{}", back.summary.len());
         let kept = back.failure.expect("a detail").violations;
         assert!((2..20).contains(&kept.len()), "{}", kept.len());
-        result.failure = Some(FailureDetail::of_command(&"\u{1}".repeat(512)));
+        result.failure = Some(FailureDetail::of_command(&"\u{1}".repeat(512), CommandSource::Explicit));
         assert_eq!(ContainerResult::from_message(&result.to_message()).expect("readable").failure, None);
     }
 

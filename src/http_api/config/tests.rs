@@ -118,7 +118,9 @@ fn within<T>(field: &'static Field<T>) -> BoxedStrategy<String> {
             prop_oneof![Just(absent.unwrap_or(*least)), *least..=*most].prop_map(|n| n.to_string()).boxed()
         }
         Kind::Ratio { .. } => (1..=100).prop_map(super::key::ratio).boxed(),
-        Kind::Text { .. } => "[a-z]{1,20}".boxed(),
+        Kind::Text { check, .. } => prop_oneof![Just("off".to_owned()), "[a-z]{1,20}"]
+            .prop_filter("it is taken", |text| check(text).is_ok())
+            .boxed(),
     }
 }
 

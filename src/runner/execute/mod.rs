@@ -6,6 +6,7 @@
 mod changes;
 mod check;
 pub mod cli;
+mod contract;
 pub(super) mod descendants;
 mod guidance;
 pub mod heartbeat;
@@ -21,6 +22,7 @@ mod repair;
 mod reported;
 mod review;
 mod roles;
+mod source;
 
 use std::ffi::OsString;
 use std::io;
@@ -130,6 +132,9 @@ pub async fn run(
     for command in result.verification.iter_mut().flat_map(|report| &mut report.commands) {
         command.command = supervisor.mask().hide(std::mem::take(&mut command.command)).into_owned();
     }
+    if let Some(report) = &mut result.verification {
+        report.note = supervisor.mask().hide(std::mem::take(&mut report.note)).into_owned();
+    }
     if let Some(failure) = &mut result.failure {
         for text in failure.violations.iter_mut().chain([&mut failure.command]) {
             *text = supervisor.mask().hide(std::mem::take(text)).into_owned();
@@ -166,7 +171,13 @@ async fn work(
     settings: &Settings,
 ) -> Result<ContainerResult, Early> {
     let policy = readable_inputs(inputs)?;
-    let text = prompt::render(inputs, &guidance::read(&settings.checkout));
+    let base = contract::read(inputs, &settings.checkout);
+    if !base.note.is_empty() {
+        println!("[opentiger] {}", supervisor.mask().hide(&*base.note));
+    }
+    let own = check::own_steps(inputs, &settings.checkout);
+    let automatic = base.commands(inputs, &settings.checkout, &[], &own).steps;
+    let text = prompt::render(inputs, &automatic, &guidance::read(&settings.checkout));
     let files = prompt::write(&settings.exchange, inputs, &text, supervisor.mask())
         .map_err(|error| infra("failed to write the prompt", &error))?;
     let plain = without_secrets(&settings.environment);
@@ -175,7 +186,7 @@ async fn work(
     let baseline = baseline.map_err(|error| infra("failed to remember the checkout", &error))?;
     let begun = Instant::now();
     let timed_out = execute(supervisor, inputs, settings, &files, None).await?;
-    let check = Check { inputs, settings, policy: &policy, baseline: &baseline, env: &plain };
+    let check = Check { inputs, settings, policy: &policy, baseline: &baseline, base: &base, env: &plain };
     let prompted = Prompted { text: &text, files: &files, begun };
     let (ended, report) = repair::until_verified(supervisor, &check, &prompted, timed_out).await;
     let mut result = ended.map_or_else(|early| *early, |relevant| success(&relevant));

@@ -15,6 +15,7 @@ use super::guidance::Guidance;
 use super::mask::Mask;
 use super::roles;
 use crate::crd::wire::Inputs;
+use crate::plan::command::Step;
 use crate::runner::review::bundle::Bundle;
 use crate::runner::review::change::ChangedFile;
 
@@ -135,7 +136,10 @@ fn task(inputs: &Inputs) -> serde_json::Value {
 }
 
 /// The prompt, in the order of spec agents 1.10.
-pub fn render(inputs: &Inputs, guidance: &[Guidance]) -> String {
+///
+/// `automatic` are the commands that the repository has run for every change; those that hang on the files
+/// that are changed are not known yet.
+pub fn render(inputs: &Inputs, automatic: &[Step], guidance: &[Guidance]) -> String {
     let task = &inputs.spec.inputs;
     let mut text = format!("# {}\n\n{}\n", task.title, task.goal);
     text.push_str("\nWork in the current directory: it is a checkout of the repository.\n");
@@ -146,6 +150,8 @@ pub fn render(inputs: &Inputs, guidance: &[Guidance]) -> String {
     section(&mut text, "Paths you may change", &bullets(&task.allowed_paths));
     section(&mut text, "Paths you must not change", &bullets(&task.denied_paths));
     section(&mut text, "Commands that must pass", &bullets(&task.commands));
+    let automatic: Vec<String> = automatic.iter().map(|step| step.command.clone()).collect();
+    section(&mut text, "Commands that the repository has run too", &bullets(&automatic));
     section(&mut text, "How to work", roles::instructions(inputs.spec.role));
     for file in guidance {
         let title = format!("What the repository says in {}", file.path);
@@ -271,7 +277,7 @@ mod tests {
         inputs.spec.inputs.commands = vec!["make test".into()];
         inputs.spec.inputs.previous_failure =
             format!("\u{1b}[31mfailed\u{1b}[0m at /a/b/c\n{}", "x".repeat(3000));
-        let text = render(&inputs, &[]);
+        let text = render(&inputs, &[], &[]);
         assert!(text.starts_with("# Fix the parser\n\nIt must read tabs.\n"), "{text}");
         assert!(text.contains("## Commands that must pass\n\n- make test\n"), "{text}");
         assert!(text.contains("## An earlier attempt failed\n\nfailed at <path> xxx"), "{text}");
@@ -290,7 +296,7 @@ mod tests {
         let mut seen = Vec::new();
         for role in [Role::Worker, Role::Tester, Role::Docser] {
             inputs.spec.role = role;
-            let text = render(&inputs, std::slice::from_ref(&said));
+            let text = render(&inputs, &[], std::slice::from_ref(&said));
             let place = |part: &str| text.find(part).unwrap_or_else(|| panic!("{part} in {text}"));
             let (role, guidance) =
                 (place("## How to work\n\n- "), place("in AGENTS.md\n\nUse tabs.\n(This is"));
