@@ -333,13 +333,13 @@ fn publish(spec: &RunSpec, runner: &RunnerImage) -> Container {
     }
 }
 
-/// Whether the API is told something by the Run itself: its plan, or the change that it reviews. A review
-/// does without.
+/// Whether the API is told something by the Run itself: its plan, the change that it reviews, its prompt.
+/// All but a plan do without.
 fn talks_to_api(spec: &RunSpec, runner: &RunnerImage) -> bool {
     match spec.purpose {
         Purpose::Plan => true,
-        Purpose::Judge => runner.api_url.is_some(),
-        Purpose::Execute | Purpose::Merge => false,
+        Purpose::Execute | Purpose::Judge => runner.api_url.is_some(),
+        Purpose::Merge => false,
     }
 }
 

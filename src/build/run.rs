@@ -38,10 +38,12 @@ pub fn build_run(task: &Task, system: &System, pool: &AgentPool, slot: &Slot) ->
     let repository = &system.spec.repository;
     let base = task.spec.base_branch.clone().unwrap_or_else(|| repository.base_branch.clone());
     let branch = names::branch_name(&repository.branch_prefix, &name);
+    let failure = status.last_failure.unwrap_or_default();
     let inputs = RunInputs {
         commands: task.effective().commands.unwrap_or_else(|| task.spec.commands.clone()),
         timebox: task.spec.timebox.clone(),
-        previous_failure: status.last_failure.map(|f| f.summary).unwrap_or_default(),
+        previous_failure: failure.summary,
+        earlier_failures: failure.earlier,
         ..inputs(task)
     };
     let common = spec(task, system, pool, slot, base, branch);

@@ -249,6 +249,10 @@ pub struct RunInputs {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 2048))]
     pub previous_failure: String,
+    /// What the attempts before that failed with, the newest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 2), inner(length(max = 512)))]
+    pub earlier_failures: Vec<String>,
 }
 
 /// Where the code comes from and goes to.

@@ -290,8 +290,24 @@ fn the_next_attempt_is_told_what_failed_and_how_often() {
         "verification failed at make test [explicit]: 2 failed (attempt 2; before it failed: 1 model)"
     );
     world.fail("execution_failed", &"é".repeat(5000));
-    let told = &world.status().last_failure.as_ref().unwrap().summary;
+    let failure = world.status().last_failure.as_ref().unwrap();
+    let told = &failure.summary;
     assert!(told.chars().count() <= 2048 && told.ends_with("1 model, 2 test)"), "{told}");
+    let earlier = [
+        "attempt 2 (test): verification failed at make test [explicit]: 2 failed",
+        "attempt 1 (model): boom at src/a.rs",
+    ];
+    assert_eq!(failure.earlier, earlier, "newest first");
+    assert_eq!(run_of(&world.task).spec.inputs.earlier_failures, earlier);
+    // The same words need no repetition, and two are enough.
+    world.step(at(900));
+    world.fail("execution_failed", "another");
+    world.step(at(9000));
+    world.fail("execution_failed", "boom at src/a.rs");
+    let earlier = &world.status().last_failure.as_ref().unwrap().earlier;
+    assert_eq!(earlier.len(), 2, "{earlier:?}");
+    assert!(earlier[0] == "attempt 4 (model): another" && earlier[1].starts_with("attempt 3 (model): éé"));
+    assert_eq!(earlier[1].chars().count(), 512);
 }
 
 #[test]
