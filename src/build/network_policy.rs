@@ -22,6 +22,9 @@ const PRIVATE_V6: [&str; 2] = ["fc00::/7", "fe80::/10"];
 const LINK_LOCAL: &str = "169.254.0.0/16";
 const LINK_LOCAL_V6: &str = "fe80::/10";
 
+/// Port of the API's Pods, whatever port their Service has. Their metrics have another.
+const API_PORT: i32 = 4301;
+
 /// Builds the policy of `pool`. `repository_url` adds the way to the git host: a NetworkPolicy knows
 /// no host names, so a Service of the cluster is reached by its namespace and an outside host by its
 /// port. Behind the pool's proxy git needs no way of its own, but the proxy does. `api_url` adds the way
@@ -115,10 +118,12 @@ fn port(protocol: &str, port: i32) -> NetworkPolicyPort {
 fn api(url: &str) -> Option<NetworkPolicyEgressRule> {
     let mut rule = host(url)?;
     for peer in rule.to.iter_mut().flatten().filter(|peer| peer.namespace_selector.is_some()) {
+        let labels = [(labels::APP, labels::MANAGER), (labels::COMPONENT, "api")];
         peer.pod_selector = Some(LabelSelector {
-            match_labels: Some([(labels::COMPONENT.to_string(), "api".to_string())].into()),
+            match_labels: Some(labels.map(|(key, value)| (key.to_string(), value.to_string())).into()),
             match_expressions: None,
         });
+        rule.ports = Some(vec![port("TCP", API_PORT)]);
     }
     Some(rule)
 }
@@ -188,16 +193,20 @@ mod tests {
         for role in [Role::Worker, Role::Tester, Role::Docser, Role::Judge, Role::Planner] {
             let mut pool = AgentPool::new("p", AgentPoolSpec { role, ..AgentPoolSpec::default() });
             pool.spec.egress = Some(crate::crd::pool::Egress::default());
-            let url = Some("http://ot-api.opentiger.svc:4301");
+            let url = Some("http://ot-api.opentiger.svc:80");
             let spec = build_network_policy(&pool, None, url).spec.expect("spec");
             let egress = spec.egress.expect("rules");
             let [_, api] = &egress[..] else { panic!("DNS and the API: {egress:?}") };
             let peers = serde_json::to_value(&api.to).expect("json");
             let one = serde_json::json!([{
                 "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "opentiger"}},
-                "podSelector": {"matchLabels": {"app.kubernetes.io/component": "api"}},
+                "podSelector": {"matchLabels": {
+                    "app.kubernetes.io/name": "opentiger",
+                    "app.kubernetes.io/component": "api",
+                }},
             }]);
             assert_eq!(peers, one, "{role:?}");
+            assert_eq!(api.ports, Some(vec![port("TCP", 4301)]), "not that of the metrics");
             assert_eq!(
                 build_network_policy(&pool, None, None).spec.expect("spec").egress.map(|all| all.len()),
                 Some(1)
