@@ -70,8 +70,8 @@ proptest! {
         wanted in prop::collection::vec(texts(), 0..6), own in prop::collection::vec(texts(), 0..3)
     ) {
         let own = steps(&own, "/repo");
-        let plan = automatic::plan(&wanted, &own, None, "/repo", 3);
-        prop_assert!(plan.steps.len() <= 3);
+        let plan = automatic::plan(&wanted, &own, None, "/repo", 1);
+        prop_assert!(plan.steps.len() <= 1);
         for (index, step) in plan.steps.iter().enumerate() {
             prop_assert!(step.invocation.is_ok() && denied_step(step).is_none(), "{step:?}");
             prop_assert!(step.cwd == "/repo" || step.cwd.starts_with("/repo/"), "{step:?}");
@@ -85,7 +85,7 @@ proptest! {
     fn no_text_is_a_contract_or_a_makefile_that_breaks_anything(text in texts(), command in texts()) {
         let _ = automatic::Contract::parse(&text).map_err(|error| error.to_string());
         let contract = format!(r#"{{"commands": [{command:?}], "rules": [{{"whenChangedAny": [{text:?}]}}]}}"#);
-        let _ = automatic::Contract::parse(&contract).map(|read| read.commands(Default::default(), &[command.clone()]));
+        let _ = automatic::Contract::parse(&contract).map(|read| read.commands(Default::default(), std::slice::from_ref(&command)));
         if let Ok(parsed) = parse(&command) {
             let _ = makefile::Makefile::parse(&text).lacks(&parsed);
         }
