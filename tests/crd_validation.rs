@@ -384,6 +384,14 @@ fn merge(into: &mut Value, from: Value) {
     "spec: {recovery: {startupTimeout: 1s}}",
     "startupTimeout: must be a duration between 10s and 24h"
 )]
+#[case(SYSTEM, "spec: {verification: {automatic: Hybrid}}", r#"supported values: "Contract", "Off""#)]
+#[case(SYSTEM, "spec: {verification: {maxAutomaticCommands: 21}}", "less than or equal to 20")]
+#[case(SYSTEM, "spec: {verification: {maxAutomaticCommands: 0}}", "greater than or equal to 1")]
+#[case(
+    SYSTEM,
+    "spec: {verification: {contractPath: ../x.json}}",
+    "contractPath: must be a file relative to the repository"
+)]
 #[case(
     SYSTEM,
     "spec: {selfHeal: {agentLivenessWindow: 2h}}",

@@ -38,6 +38,7 @@ fn seeded(server: &Server) -> std::path::PathBuf {
             ("100644", b"src/a.txt", b"one\ntwo\nthree\nfour\nfive\nsix\nseven\n"),
             ("100644", b"src/gone.txt", b"x\n"),
             ("100755", b"run.sh", b"#!/bin/sh\n"),
+            ("100644", b"Makefile", b"test:\n\tmake real\n"),
         ],
     )
 }
@@ -63,6 +64,7 @@ async fn limited(server: &Server) -> Pod {
     first.write("src/a.txt", "one\ntwo\nthree\nfour\nfive\nsix\nseven\neight\n");
     first.write("src/new file.txt", "new\n");
     fs::remove_file(first.file("src/gone.txt")).expect("remove");
+    first.write("Makefile", "test:\n\ttrue\n");
     let text = serde_json::to_string(&session()).expect("JSON");
     exchange::write_text(&first.paths.exchange, SESSION, &text).expect("write");
     let result = first.publish_with(interrupted(Outcome::QuotaWait), |_| Ok(Vec::new())).await;
@@ -86,9 +88,17 @@ async fn what_a_limit_interrupts_goes_on_where_it_was() {
     assert!(fs::read_to_string(next.file("src/a.txt")).expect("kept").ends_with("eight\n"));
     assert!(!next.file("src/gone.txt").exists());
     let status = git(&next.paths.checkout, &["status", "--porcelain"]);
-    assert_eq!(status, " M src/a.txt\n D src/gone.txt\n?? \"src/new file.txt\"\n");
+    assert_eq!(status, " M Makefile\n M src/a.txt\n D src/gone.txt\n?? \"src/new file.txt\"\n");
     let resumed = fs::read_to_string(next.paths.exchange.join(RESUMED)).expect("a session");
     assert_eq!(serde_json::from_str::<Session>(&resumed).expect("JSON"), session());
+
+    let base = fs::read_to_string(next.paths.exchange.join("base/Makefile")).expect("that of the base");
+    assert_eq!(base, "test:\n\tmake real\n");
+    assert!(
+        fs::read_to_string(next.file("Makefile")).expect("there").contains("true"),
+        "that of the attempt"
+    );
+    next.write("Makefile", "test:\n\tmake real\n");
 
     next.write("src/more.txt", "more\n");
     let result = next.published().await;

@@ -41,6 +41,8 @@ async fn sections_have_defaults_and_members_of_a_given_section_have_none() {
     assert_eq!(spec["budgets"], json!({}));
     let heal = json!({"enabled": true, "interval": "30s", "startupGrace": "2m", "judgeBacklog": "StartWhenArmed", "agentLivenessWindow": "2m"});
     assert_eq!(spec["selfHeal"], heal);
+    let verification = json!({"automatic": "Contract", "contractPath": ".opentiger/verify.contract.json", "maxAutomaticCommands": 4, "automaticMayFail": true});
+    assert_eq!(spec["verification"], verification);
     let spec = stored(&api, json!({"cycles": {"maxTasks": 5}, "retention": {}})).await.expect("accepted");
     assert_eq!(spec["cycles"], json!({"maxTasks": 5, "minTasksForFailureCheck": 10}));
     assert_eq!(spec["retention"], json!({}));

@@ -51,7 +51,7 @@ struct Common {
 struct Publish {
     #[command(flatten)]
     common: Common,
-    /// Where the API is that takes a plan.
+    /// Where the API is that takes a plan, and keeps what else there is to keep.
     #[arg(long)]
     api_url: Option<String>,
     /// File with the Run's token for the API.
@@ -185,7 +185,9 @@ async fn publish(inputs: &Inputs, flags: &Publish) -> anyhow::Result<ContainerRe
     let api = Api { url: flags.api_url.clone(), token: flags.api_token.clone() };
     let paths = runner::checkout::Paths::default();
     if inputs.spec.purpose == Purpose::Plan {
-        return Ok(runner::planning::publish::run(inputs, &paths, &api, &stop).await);
+        let result = runner::planning::publish::run(inputs, &paths, &api, &stop).await;
+        runner::keep::prompt(inputs, &paths, &api, &result, &stop).await;
+        return Ok(result);
     }
     let spec = &inputs.spec.inputs;
     let policy = |changed: &[String]| match policy::check(changed, &spec.allowed_paths, &spec.denied_paths) {
@@ -193,6 +195,7 @@ async fn publish(inputs: &Inputs, flags: &Publish) -> anyhow::Result<ContainerRe
         Err(error) => Err(error.to_string()),
     };
     let result = runner::publish::run(inputs, &paths, policy, &stop).await;
+    runner::keep::prompt(inputs, &paths, &api, &result, &stop).await;
     runner::review::keep::change(inputs, &paths, &api, &result, &stop).await;
     Ok(result)
 }

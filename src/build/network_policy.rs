@@ -9,7 +9,7 @@ use kube::ResourceExt;
 use kube::api::ObjectMeta;
 
 use super::proxy::is_direct;
-use crate::crd::pool::{EgressRule, Role};
+use crate::crd::pool::EgressRule;
 use crate::crd::{AgentPool, labels};
 
 /// Ranges that a model or a repository's code has no business in by default: private and link-local.
@@ -22,11 +22,14 @@ const PRIVATE_V6: [&str; 2] = ["fc00::/7", "fe80::/10"];
 const LINK_LOCAL: &str = "169.254.0.0/16";
 const LINK_LOCAL_V6: &str = "fe80::/10";
 
+/// Port of the API's Pods, whatever port their Service has. Their metrics have another.
+const API_PORT: i32 = 4301;
+
 /// Builds the policy of `pool`. `repository_url` adds the way to the git host: a NetworkPolicy knows
 /// no host names, so a Service of the cluster is reached by its namespace and an outside host by its
 /// port. Behind the pool's proxy git needs no way of its own, but the proxy does. `api_url` adds the way
-/// to the API for a pool of planners, whose Pods hand plans over to it, and for one of judges, whose Pods
-/// keep the change under review there.
+/// to the API, where `publish` hands over a plan and keeps prompts and changes under review; of a Service
+/// only to the Pods of the component `api`, because the policy holds for the agent as well.
 pub fn build_network_policy(
     pool: &AgentPool,
     repository_url: Option<&str>,
@@ -35,7 +38,7 @@ pub fn build_network_policy(
     let mut egress = vec![dns()];
     egress.extend(repository_url.filter(|url| !is_proxied(pool, url)).and_then(host));
     egress.extend(pool.spec.proxy_url.as_deref().and_then(host));
-    egress.extend(api_url.filter(|_| matches!(pool.spec.role, Role::Planner | Role::Judge)).and_then(host));
+    egress.extend(api_url.and_then(api));
     match &pool.spec.egress {
         Some(own) => egress.extend(own.allow.iter().map(rule)),
         None => egress.push(everywhere(&PRIVATE, &PRIVATE_V6, &[443, 22])),
@@ -111,6 +114,20 @@ fn port(protocol: &str, port: i32) -> NetworkPolicyPort {
     NetworkPolicyPort { protocol: Some(protocol.into()), port: Some(IntOrString::Int(port)), end_port: None }
 }
 
+/// The way to the API.
+fn api(url: &str) -> Option<NetworkPolicyEgressRule> {
+    let mut rule = host(url)?;
+    for peer in rule.to.iter_mut().flatten().filter(|peer| peer.namespace_selector.is_some()) {
+        let labels = [(labels::APP, labels::MANAGER), (labels::COMPONENT, "api")];
+        peer.pod_selector = Some(LabelSelector {
+            match_labels: Some(labels.map(|(key, value)| (key.to_string(), value.to_string())).into()),
+            match_expressions: None,
+        });
+        rule.ports = Some(vec![port("TCP", API_PORT)]);
+    }
+    Some(rule)
+}
+
 /// The way to the host of a URL.
 fn host(url: &str) -> Option<NetworkPolicyEgressRule> {
     let (host, port_number) = host_and_port(url)?;
@@ -169,20 +186,32 @@ fn service_namespace(host: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::crd::AgentPoolSpec;
+    use crate::crd::{AgentPoolSpec, Role};
 
     #[test]
-    fn only_pools_of_planners_and_judges_reach_the_api() {
-        let pool = |role| AgentPool::new("p", AgentPoolSpec { role, ..AgentPoolSpec::default() });
-        let of = |role| {
-            let url = Some("http://ot-api.opentiger.svc:4301");
-            let policy = build_network_policy(&pool(role), None, url);
-            serde_json::to_string(&policy.spec)
-                .expect("json")
-                .contains(r#""kubernetes.io/metadata.name":"opentiger""#)
-        };
-        assert!(of(Role::Planner) && of(Role::Judge));
-        assert!(!of(Role::Worker) && !of(Role::Tester) && !of(Role::Docser));
+    fn every_pool_reaches_the_api_and_nothing_beside_it() {
+        for role in [Role::Worker, Role::Tester, Role::Docser, Role::Judge, Role::Planner] {
+            let mut pool = AgentPool::new("p", AgentPoolSpec { role, ..AgentPoolSpec::default() });
+            pool.spec.egress = Some(crate::crd::pool::Egress::default());
+            let url = Some("http://ot-api.opentiger.svc:80");
+            let spec = build_network_policy(&pool, None, url).spec.expect("spec");
+            let egress = spec.egress.expect("rules");
+            let [_, api] = &egress[..] else { panic!("DNS and the API: {egress:?}") };
+            let peers = serde_json::to_value(&api.to).expect("json");
+            let one = serde_json::json!([{
+                "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "opentiger"}},
+                "podSelector": {"matchLabels": {
+                    "app.kubernetes.io/name": "opentiger",
+                    "app.kubernetes.io/component": "api",
+                }},
+            }]);
+            assert_eq!(peers, one, "{role:?}");
+            assert_eq!(api.ports, Some(vec![port("TCP", 4301)]), "not that of the metrics");
+            assert_eq!(
+                build_network_policy(&pool, None, None).spec.expect("spec").egress.map(|all| all.len()),
+                Some(1)
+            );
+        }
     }
 
     /// Each rule as `address ports`, without DNS.

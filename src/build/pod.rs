@@ -205,7 +205,8 @@ pub fn deadline_seconds(spec: &RunSpec) -> i64 {
         return DEADLINE_START_SECS + DEADLINE_PUBLISH_SECS;
     }
     let timebox = GoDuration::or(Some(&spec.inputs.timebox), Duration::from_secs(3600)).as_secs();
-    let commands = i64::try_from(spec.inputs.commands.len()).unwrap_or(50);
+    let automatic = if spec.purpose == Purpose::Execute { spec.verification.most() } else { 0 };
+    let commands = i64::try_from(spec.inputs.commands.len().saturating_add(automatic)).unwrap_or(70);
     DEADLINE_START_SECS
         + i64::try_from(timebox).unwrap_or(86_400)
         + DEADLINE_COMMAND_SECS * commands
@@ -333,13 +334,13 @@ fn publish(spec: &RunSpec, runner: &RunnerImage) -> Container {
     }
 }
 
-/// Whether the API is told something by the Run itself: its plan, or the change that it reviews. A review
-/// does without.
+/// Whether the API is told something by the Run itself: its plan, the change that it reviews, its prompt.
+/// All but a plan do without.
 fn talks_to_api(spec: &RunSpec, runner: &RunnerImage) -> bool {
     match spec.purpose {
         Purpose::Plan => true,
-        Purpose::Judge => runner.api_url.is_some(),
-        Purpose::Execute | Purpose::Merge => false,
+        Purpose::Execute | Purpose::Judge => runner.api_url.is_some(),
+        Purpose::Merge => false,
     }
 }
 

@@ -60,7 +60,7 @@ fn every_credential_is_seen_only_where_it_is_used() {
     const TABLE: [(Purpose, &str, &[&str]); 11] = [
         (Purpose::Execute, "checkout", &["git at /credentials/git", "authorities at /credentials/ca"]),
         (Purpose::Execute, "agent", &["login at /credentials/login", "model as variables"]),
-        (Purpose::Execute, "publish", &["git at /credentials/git"]),
+        (Purpose::Execute, "publish", &["git at /credentials/git", "api-token at /credentials/api"]),
         (Purpose::Judge, "checkout", &["git at /credentials/git", "authorities at /credentials/ca"]),
         (Purpose::Judge, "agent", &["login at /credentials/login", "model as variables"]),
         (Purpose::Judge, "publish", &["api-token at /credentials/api"]),
@@ -178,15 +178,15 @@ fn shape(purpose: Purpose) -> Vec<String> {
 
 #[test]
 fn an_execute_pod_has_all_three_and_the_agent_has_no_git_token() {
-    let all = "repo scratch inputs opentiger workspace exchange home tmp git-credentials";
+    let all = "repo scratch inputs opentiger workspace exchange home tmp api-token git-credentials";
     assert_eq!(
         shape(Purpose::Execute),
         [
             "checkout checkout repo inputs:ro scratch opentiger workspace exchange git-credentials:ro",
             "agent execute opentiger:ro workspace exchange inputs:ro home tmp env:model",
-            "publish publish repo inputs:ro scratch workspace:ro exchange:ro git-credentials:ro",
+            "publish publish repo inputs:ro scratch workspace:ro exchange:ro git-credentials:ro api-token:ro",
             all,
-            "1800",
+            "2280",
         ]
     );
 }
@@ -200,6 +200,16 @@ fn a_plan_pod_hands_its_tasks_over_with_a_token_that_the_agent_does_not_see() {
         volumes,
         "repo scratch inputs opentiger workspace exchange home tmp api-token git-credentials"
     );
+}
+
+#[test]
+fn without_an_api_only_a_plan_is_refused_and_no_token_is_given() {
+    let runner = RunnerImage { image: "runner:1".into(), pull_policy: "IfNotPresent".into(), api_url: None };
+    for purpose in [Purpose::Execute, Purpose::Judge, Purpose::Merge] {
+        let spec = build_pod(&run(purpose), &runner, 1).expect("built").spec.expect("spec");
+        assert!(!serde_json::to_string(&spec).expect("json").contains("api-token"), "{purpose:?}");
+    }
+    assert_eq!(build_pod(&run(Purpose::Plan), &runner, 1), Err(BuildError::NoApi));
 }
 
 #[test]

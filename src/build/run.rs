@@ -38,10 +38,12 @@ pub fn build_run(task: &Task, system: &System, pool: &AgentPool, slot: &Slot) ->
     let repository = &system.spec.repository;
     let base = task.spec.base_branch.clone().unwrap_or_else(|| repository.base_branch.clone());
     let branch = names::branch_name(&repository.branch_prefix, &name);
+    let failure = status.last_failure.unwrap_or_default();
     let inputs = RunInputs {
         commands: task.effective().commands.unwrap_or_else(|| task.spec.commands.clone()),
         timebox: task.spec.timebox.clone(),
-        previous_failure: status.last_failure.map(|f| f.summary).unwrap_or_default(),
+        previous_failure: failure.summary,
+        earlier_failures: failure.earlier,
         ..inputs(task)
     };
     let common = spec(task, system, pool, slot, base, branch);
@@ -197,6 +199,7 @@ fn spec(
             idle_timeout: Some(pool.spec.idle_timeout.clone().unwrap_or_else(idle_timeout)),
             tokens: None,
         },
+        verification: system.spec.verification.clone(),
         ..RunSpec::default()
     }
 }
@@ -320,6 +323,18 @@ mod tests {
         given.spec.idle_timeout = pool.map(|time| GoDuration(time.into()));
         let run = build_run(&fixtures::task("fix"), &system, &given, &slot());
         assert_eq!(run.spec.limits.idle_timeout, Some(GoDuration(frozen.into())));
+    }
+
+    #[test]
+    fn the_automatic_commands_are_frozen_and_have_time_of_their_own() {
+        let mut system = fixtures::system();
+        system.spec.verification.max_automatic_commands = 7;
+        let run = build_run(&fixtures::task("fix"), &system, &AgentPool::default(), &slot());
+        assert_eq!(run.spec.verification, system.spec.verification);
+        let with = crate::build::pod::deadline_seconds(&run.spec);
+        system.spec.verification.automatic = crate::crd::verification::AutomaticCommands::Off;
+        let run = build_run(&fixtures::task("fix"), &system, &AgentPool::default(), &slot());
+        assert_eq!(with - crate::build::pod::deadline_seconds(&run.spec), 7 * 120);
     }
 
     #[test]

@@ -1,6 +1,10 @@
 //! Keys of the labels and annotations on objects we create. One file, so that selectors, builders
 //! and the admission policy cannot drift apart.
 
+/// Name of the application, as the chart labels it: [`MANAGER`].
+pub const APP: &str = "app.kubernetes.io/name";
+/// Part of the installation, as the chart labels it: `operator`, `api`.
+pub const COMPONENT: &str = "app.kubernetes.io/component";
 /// Name of the Task.
 pub const TASK: &str = "opentiger.dev/task";
 /// Uid of the Task.

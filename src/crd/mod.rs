@@ -26,6 +26,7 @@ pub mod schema;
 pub mod system;
 pub mod task;
 pub mod usage;
+pub mod verification;
 pub mod wire;
 pub mod words;
 

@@ -3,6 +3,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::reported::CommandSource;
+
 /// Violations kept in a [`FailureDetail`].
 pub const MAX_VIOLATIONS: usize = 20;
 /// Longest command and longest violation in a [`FailureDetail`], in characters.
@@ -16,7 +18,7 @@ pub struct FailureDetail {
     #[serde(skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 512))]
     pub command: String,
-    /// Where the command came from: `explicit` (the Task's own).
+    /// Where the command came from: `explicit` (the Task's own) or `auto` (the repository's contract).
     #[serde(skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 16))]
     pub source: String,
@@ -27,11 +29,11 @@ pub struct FailureDetail {
 }
 
 impl FailureDetail {
-    /// Of a verification command of the Task. One that is too long to be kept whole is left out,
+    /// Of a verification command. One that is too long to be kept whole is left out,
     /// because half a command names none.
-    pub fn of_command(command: &str) -> Self {
+    pub fn of_command(command: &str, source: CommandSource) -> Self {
         let command = if command.chars().count() <= MAX_TEXT { command } else { "" };
-        Self { command: command.into(), source: "explicit".into(), violations: Vec::new() }
+        Self { command: command.into(), source: source.word().into(), violations: Vec::new() }
     }
 
     /// Of what the path policy refuses; the first [`MAX_VIOLATIONS`] that can be kept whole.
@@ -61,8 +63,8 @@ mod tests {
 
     #[test]
     fn what_cannot_be_kept_whole_is_left_out() {
-        assert_eq!(FailureDetail::of_command(&"x".repeat(513)).command, "");
-        assert_eq!(FailureDetail::of_command("make test").command, "make test");
+        assert_eq!(FailureDetail::of_command(&"x".repeat(513), CommandSource::Explicit).command, "");
+        assert_eq!(FailureDetail::of_command("make test", CommandSource::Automatic).command, "make test");
         let detail = FailureDetail::of_violations((0..30).map(|n| "v".repeat(500 + n)));
         assert_eq!(detail.violations.len(), 13);
     }

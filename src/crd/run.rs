@@ -15,11 +15,12 @@ use super::network::CaBundleRef;
 use super::planner::PlanTarget;
 use super::pool::{Executor, ImagePullPolicy, Resources, Role};
 use super::recovery::FailureDetail;
-pub use super::reported::{CommandOutcome, VerificationReport, VerifiedCommand};
+pub use super::reported::{CommandOutcome, CommandSource, VerificationReport, VerifiedCommand};
 use super::restart::AgentCrash;
 use super::system::{RepositoryMode, Submodules};
 use super::task::{RiskLevel, TaskContext};
 pub use super::usage::{AgentSession, TokenUsage};
+use super::verification::VerificationSettings;
 use super::{Condition, GoDuration};
 
 /// A Secret in the same namespace.
@@ -136,6 +137,9 @@ pub struct RunSpec {
     pub repository: RunRepository,
     pub template: RunTemplate,
     pub limits: RunLimits,
+    /// Commands beside those of the Task, as the System had it.
+    #[serde(default)]
+    pub verification: VerificationSettings,
 }
 
 /// What a Judge or Merge Run looks at. Together with `policyVersion` it is the key of one verdict
@@ -246,6 +250,10 @@ pub struct RunInputs {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 2048))]
     pub previous_failure: String,
+    /// What the attempts before that failed with, the newest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 2), inner(length(max = 512)))]
+    pub earlier_failures: Vec<String>,
 }
 
 /// Where the code comes from and goes to.

@@ -13,6 +13,7 @@ use super::planner::{PlannerSettings, PlannerStatus};
 use super::restart::AutoRestart;
 use super::retention::Retention;
 use super::run::SecretRef;
+use super::verification::VerificationSettings;
 use super::{Condition, GoDuration, judge::JudgeSettings, recovery::PathRecovery};
 
 /// Name of the one System of a namespace.
@@ -54,6 +55,9 @@ pub struct SystemSpec {
     pub dispatch: Dispatch,
     #[serde(default)]
     pub recovery: Recovery,
+    /// Commands that verify a change although its Task does not name them.
+    #[serde(default)]
+    pub verification: VerificationSettings,
     #[serde(default)]
     pub self_heal: SelfHeal,
     /// Review and merge of what agents push.

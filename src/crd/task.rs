@@ -164,6 +164,9 @@ pub enum RiskLevel {
     High,
 }
 
+/// Heading of the notes of a Task that deals with what a review has found.
+pub const FINDINGS: &str = "What the review has found";
+
 /// What helps the agent; handed to it as written.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
@@ -348,6 +351,10 @@ pub struct LastFailure {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 128))]
     pub remedy: String,
+    /// What went wrong in the attempts before it, the newest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 2), inner(length(max = 512)))]
+    pub earlier: Vec<String>,
 }
 
 /// What people and clients read. Written by the controllers only.

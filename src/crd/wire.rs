@@ -20,7 +20,7 @@ pub const MAX_SUMMARY_BYTES: usize = 1536;
 pub const MAX_DETAIL_BYTES: usize = 768;
 /// Largest `verification` in a result, in bytes.
 pub const MAX_VERIFICATION_BYTES: usize = 512;
-/// Audience of the token with which a Plan Run's Pod opens the API, and nothing else.
+/// Audience of the token with which a Run's Pod opens the API, and nothing else.
 pub const API_AUDIENCE: &str = "opentiger-api";
 /// Largest input document, in bytes.
 pub const MAX_INPUTS_BYTES: usize = 128 * 1024;
@@ -86,7 +86,7 @@ pub mod path {
     pub const EXCHANGE: &str = "/exchange";
     /// Git credentials; mounted in `checkout` and `publish` only.
     pub const CREDENTIALS: &str = "/credentials/git";
-    /// The Run's token for the API; mounted in `publish` of a plan only.
+    /// The Run's token for the API; mounted in `publish` only.
     pub const API_TOKEN: &str = "/credentials/api/token";
     /// The file of the agent program's login, in the name of its key; mounted in `agent` only.
     pub const LOGIN: &str = "/credentials/login";
@@ -267,6 +267,7 @@ fn cut(text: &str, bytes: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::crd::run::CommandSource;
 
     #[test]
     fn a_message_fits_whatever_the_summary_holds() {
@@ -291,7 +292,7 @@ mod tests {
         assert!(text.len() <= MAX_RESULT_BYTES && back.summary.len() > 300, "{}", back.summary.len());
         let kept = back.failure.expect("a detail").violations;
         assert!((2..20).contains(&kept.len()), "{}", kept.len());
-        result.failure = Some(FailureDetail::of_command(&"\u{1}".repeat(512)));
+        result.failure = Some(FailureDetail::of_command(&"\u{1}".repeat(512), CommandSource::Explicit));
         assert_eq!(ContainerResult::from_message(&result.to_message()).expect("readable").failure, None);
     }
 

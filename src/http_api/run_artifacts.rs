@@ -29,8 +29,9 @@ use crate::postgres::queries::{self, RunRecord};
 const MAX_CONTENT_BYTES: usize = 1024 * 1024;
 /// Largest body, in bytes: such a content as base64, and what is said about it.
 pub const MAX_ARTIFACT_BODY_BYTES: usize = 2 * 1024 * 1024;
-/// Words of `type`. The original knows the last one and does not take it (trap 14 of spec/api.md 9).
-const TYPES: [&str; 10] = [
+/// Words of `type`. The original knows `direct_edit` and does not take it (trap 14 of spec/api.md 9);
+/// `prompt` is ours.
+const TYPES: [&str; 11] = [
     "pr",
     "commit",
     "ci_result",
@@ -41,6 +42,7 @@ const TYPES: [&str; 10] = [
     "research_source",
     "research_report",
     "direct_edit",
+    "prompt",
 ];
 /// Types of content that are served as such, by the end of a file's name; all others are bytes.
 const CONTENT_TYPES: [(&str, &str); 8] = [
@@ -62,7 +64,7 @@ const BYTES: &str = "application/octet-stream";
 #[allow(dead_code, reason = "describes the body; it is read field by field")]
 pub struct PostArtifact {
     /// `pr`, `commit`, `ci_result`, `branch`, `worktree`, `base_repo_diff`, `research_claim`,
-    /// `research_source`, `research_report` or `direct_edit`.
+    /// `research_source`, `research_report`, `direct_edit` or `prompt`.
     #[serde(rename = "type")]
     kind: String,
     #[serde(rename = "ref")]

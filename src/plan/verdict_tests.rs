@@ -2,7 +2,7 @@
 
 use super::fixtures::*;
 use super::verdict::of_pod;
-use crate::crd::run::{AgentSession, CommandOutcome, VerificationReport};
+use crate::crd::run::{AgentSession, CommandOutcome, CommandSource, VerificationReport};
 use crate::crd::wire::{ContainerResult, Outcome};
 use crate::crd::*;
 
@@ -42,7 +42,7 @@ fn what_a_container_says_of_itself_is_kept_within_the_bounds_of_the_status() {
     said.session = Some(AgentSession { id: "s".repeat(64), turns: 3 });
     said.prompt_hash = "0a".repeat(32);
     let mut report = VerificationReport { repairs: 1, ..VerificationReport::default() };
-    report.add("make test", CommandOutcome::Passed, 2);
+    report.add("make test", CommandSource::Explicit, CommandOutcome::Passed, 2);
     said.verification = Some(report.clone());
     let good = of_pod(&run, &pod_with(&run, &said), false, at(30));
     assert_eq!((&good.session, &good.prompt_hash), (&said.session, &said.prompt_hash));

@@ -205,7 +205,7 @@ async fn prepare(inputs: &Inputs, paths: &Paths, stop: &CancellationToken) -> Re
         .map_err(file("write the manifest"))?;
     hand_over(paths)?;
     // After the manifest, to which what is put into the checkout now is a change.
-    let restored = checkpoint::restore::restore(inputs, paths, &bare, &state, stop).await;
+    let restored = checkpoint::restore::restore(inputs, paths, &bare, &state, stop).await?;
     state.checkpoint = restored != Restored::Nothing;
     state.save(paths).map_err(file("write what was found"))?;
     if inputs.spec.purpose == Purpose::Plan {

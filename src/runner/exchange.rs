@@ -17,6 +17,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
+use sha2::{Digest, Sha256};
 use tokio::net::unix::pipe;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -27,6 +28,8 @@ use crate::crd::wire::ContainerResult;
 pub const FIFO: &str = "agent.alive";
 /// Name of the agent's result file in the exchange directory.
 pub const RESULT: &str = "agent.json";
+/// Largest prompt that is read, in bytes.
+pub const MAX_PROMPT_BYTES: u64 = 512 * 1024;
 /// Largest file of the agent's that is read, in bytes.
 pub const MAX_RESULT_FILE_BYTES: u64 = 64 * 1024;
 
@@ -124,6 +127,22 @@ pub fn write_text(dir: &Path, name: &str, text: &str) -> io::Result<()> {
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
     fs::rename(&temporary, dir.join(name))
+}
+
+/// Name of the file that holds the prompt with this hash.
+pub fn prompt_file(hash: &str) -> String {
+    format!("prompt-{hash}.md")
+}
+
+/// Reads the prompt with this SHA-256 (container `publish`). `None` when it is not there as it was: the
+/// executor can write in this directory too.
+pub fn read_prompt(dir: &Path, hash: &str) -> Option<String> {
+    if hash.len() != 64 || !hash.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return None;
+    }
+    let text = read_text_within(dir, &prompt_file(hash), MAX_PROMPT_BYTES)?;
+    let found: String = Sha256::digest(&text).iter().map(|byte| format!("{byte:02x}")).collect();
+    (found == hash).then_some(text)
 }
 
 /// Reads what the agent left (container `publish`). `None` when there is nothing, or nothing that can
@@ -300,5 +319,18 @@ mod tests {
         assert_eq!(read_result(dir.path()), None, "not text");
         fs::write(&path, &good).expect("write");
         assert!(read_result(dir.path()).is_some());
+    }
+
+    #[test]
+    fn a_prompt_is_read_only_as_it_was_handed_over() {
+        let dir = tempfile::tempdir().expect("directory");
+        let hash: String = Sha256::digest("Fix it.").iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(read_prompt(dir.path(), &hash), None, "there is none");
+        write_text(dir.path(), &prompt_file(&hash), "Fix it.").expect("written");
+        assert_eq!(read_prompt(dir.path(), &hash).as_deref(), Some("Fix it."));
+        write_text(dir.path(), &prompt_file(&hash), "Fix it!").expect("written");
+        assert_eq!(read_prompt(dir.path(), &hash), None, "somebody has changed it");
+        let outside = format!("../{}", "a".repeat(61));
+        assert_eq!((outside.len(), read_prompt(dir.path(), &outside)), (64, None));
     }
 }

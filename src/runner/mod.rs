@@ -11,6 +11,7 @@ pub mod exchange;
 pub mod execute;
 pub mod forge;
 pub mod git;
+pub mod keep;
 pub mod planning;
 pub mod publish;
 pub mod report;

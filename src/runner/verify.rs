@@ -1,8 +1,9 @@
 //! Runs the verification commands of a task (spec agents 3.5 to 3.8, 3.10), for container `agent`.
 //!
 //! What a command means is decided in `plan::command`; this starts programs and stops at the first
-//! real failure. There are no automatic commands, no light check and no model here. Programs that a
-//! command leaves behind (a database for the next one) live until the last command has ended.
+//! real failure. The Task's own commands come first, then the automatic ones. There is no light check and
+//! no model here. Programs that a command leaves behind (a database for the next one) live until the
+//! last command has ended.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -11,9 +12,9 @@ use std::time::{Duration, Instant};
 
 use super::execute::descendants::sweep;
 use super::execute::process::{Ending, Finished, Output, Program, Supervisor};
-use crate::crd::run::{CommandOutcome, VerificationReport};
+use crate::crd::run::{CommandOutcome, CommandSource, VerificationReport};
 use crate::plan::command::outcome::{Position, failure_code, may_skip};
-use crate::plan::command::{DENIED, Step, denied, steps};
+use crate::plan::command::{DENIED, Step, denied, denied_step, steps};
 
 /// Longest part of the output in a summary, in characters (spec agents 3.6).
 const SAID_CHARS: usize = 300;
@@ -21,8 +22,12 @@ const SAID_CHARS: usize = 300;
 /// What is to be verified, and on what.
 #[derive(Debug)]
 pub struct Verification<'a> {
-    /// Commands as the task has them.
-    pub commands: &'a [String],
+    /// The Task's own commands.
+    pub own: &'a [Step],
+    /// Those of the repository's contract.
+    pub automatic: &'a [Step],
+    /// The last automatic command may fail once one of the Task's own has passed.
+    pub automatic_may_fail: bool,
     /// The checkout.
     pub checkout: &'a Path,
     /// Environment of the commands, without secrets.
@@ -47,8 +52,10 @@ pub enum Verdict {
     Failed {
         /// Failure code.
         code: &'static str,
-        /// `verification failed at <command> [explicit]: <what it said>`.
+        /// `verification failed at <command> [explicit]: <what it said>`, `[auto]` for an automatic one.
         summary: String,
+        /// Where the command comes from.
+        source: CommandSource,
         /// The command; empty when it was none of them.
         command: String,
         /// All that it said, as far as it was kept.
@@ -67,21 +74,13 @@ pub fn first_denied(commands: &[String]) -> Option<(String, &'static str)> {
     })
 }
 
-/// Quotes can hide a word (`s"ud"o`), so the words are looked at too.
-fn denied_step(step: &Step) -> Option<&'static str> {
-    let words =
-        step.invocation.as_ref().map(|parsed| format!("{} {}", parsed.program, parsed.args.join(" ")));
-    denied(&step.command, &DENIED).or_else(|| denied(&words.ok()?, &DENIED))
-}
-
 /// Runs the commands in order, and adds each to `report`.
 pub async fn run(
     supervisor: &mut Supervisor,
     verification: &Verification<'_>,
     report: &mut VerificationReport,
 ) -> Verdict {
-    let steps = steps(verification.commands, &verification.checkout.to_string_lossy());
-    let verdict = run_steps(supervisor, verification, &steps, report).await;
+    let verdict = run_steps(supervisor, verification, report).await;
     sweep().await;
     verdict
 }
@@ -89,35 +88,36 @@ pub async fn run(
 async fn run_steps(
     supervisor: &mut Supervisor,
     verification: &Verification<'_>,
-    steps: &[Step],
     report: &mut VerificationReport,
 ) -> Verdict {
-    let texts: Vec<&str> = steps.iter().map(|step| step.command.as_str()).collect();
-    let mut passed = 0;
-    for (index, step) in steps.iter().enumerate() {
+    let own = verification.own.iter().map(|step| (CommandSource::Explicit, step));
+    let automatic = verification.automatic.iter().map(|step| (CommandSource::Automatic, step));
+    let steps: Vec<(CommandSource, &Step)> = own.chain(automatic).collect();
+    let texts: Vec<&str> = steps.iter().map(|(_, step)| step.command.as_str()).collect();
+    let (mut passed, mut own_passed) = (0, false);
+    for (index, &(source, step)) in steps.iter().enumerate() {
         if supervisor.is_stopped() {
             return Verdict::Stopped;
         }
         if let Some(pattern) = denied_step(step) {
-            return failed(
-                "policy_violation",
-                &step.command,
-                &format!("denied command, it matches '{pattern}'"),
-            );
+            let said = format!("denied command, it matches '{pattern}'");
+            return failed("policy_violation", source, &step.command, &said);
         }
         println!(
-            "[opentiger] verification {}/{}: {}",
+            "[opentiger] verification {}/{}{}: {}",
             index + 1,
             steps.len(),
+            if source == CommandSource::Automatic { " (automatic)" } else { "" },
             supervisor.mask().hide(&*step.command)
         );
         let begun = Instant::now();
         let attempted = attempt(supervisor, verification, step).await;
-        let mut note = |outcome| report.add(&step.command, outcome, begun.elapsed().as_secs());
+        let mut note = |outcome| report.add(&step.command, source, outcome, begun.elapsed().as_secs());
         let output = match attempted {
             Attempt::Passed => {
                 note(CommandOutcome::Passed);
                 passed += 1;
+                own_passed |= source == CommandSource::Explicit;
                 continue;
             }
             Attempt::Stopped => return Verdict::Stopped,
@@ -126,30 +126,33 @@ async fn run_steps(
         let position = Position {
             more_follow: index + 1 < steps.len(),
             earlier_passed: passed > 0,
+            own_suffices: own_passed && verification.automatic_may_fail,
             documentation_only: verification.documentation_only,
             no_change: verification.no_change,
         };
-        if may_skip(&step.command, &output, position) {
+        if may_skip(source, &step.command, &output, position) {
             note(CommandOutcome::PassedOver);
             println!("[opentiger] passed over: {}", supervisor.mask().hide(summarise(&output)));
             continue;
         }
         note(CommandOutcome::Failed);
-        return failed(failure_code(&texts, index, &output), &step.command, &output);
+        return failed(failure_code(&texts, index, &output), source, &step.command, &output);
     }
     // Commands that were all passed over have verified nothing (spec agents 3.8).
     if passed == 0 && !steps.is_empty() && !verification.documentation_only && !verification.no_change {
         let summary = "verification failed at verify:guard [guard]: every command was passed over, nothing was verified";
         let (code, command) = ("verification_command_failed", String::new());
-        return Verdict::Failed { code, summary: summary.into(), command, output: String::new() };
+        let (source, output) = (CommandSource::Explicit, String::new());
+        return Verdict::Failed { code, summary: summary.into(), source, command, output };
     }
     Verdict::Passed { passed }
 }
 
-fn failed(code: &'static str, command: &str, output: &str) -> Verdict {
+fn failed(code: &'static str, source: CommandSource, command: &str, output: &str) -> Verdict {
     Verdict::Failed {
         code,
-        summary: format!("verification failed at {command} [explicit]: {}", summarise(output)),
+        summary: format!("verification failed at {command} [{}]: {}", source.word(), summarise(output)),
+        source,
         command: command.into(),
         output: output.into(),
     }

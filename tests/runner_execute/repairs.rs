@@ -4,6 +4,7 @@
 use std::fs;
 
 use opentiger::crd::run::CommandOutcome;
+use opentiger::runner::exchange;
 
 use crate::agents::{agent, recorded};
 use crate::pod::{Ended, Pod};
@@ -58,6 +59,9 @@ fn what_a_command_finds_is_mended_in_the_same_run() {
     assert_eq!(ended.result().tokens.expect("usage").total, 2 * 4084);
     let prompt = |n: i32| fs::read_to_string(pod.outside(&format!("prompt-{n}"))).expect("a prompt");
     assert!(prompt(2).starts_with(&prompt(1)), "{}", prompt(2));
+    let hash = &ended.result().prompt_hash;
+    let kept = exchange::read_prompt(&pod.exchange(), hash);
+    assert_eq!(kept.as_deref(), Some(prompt(1).as_str()), "the first one, after a repair as well");
     let added = prompt(2).split_off(prompt(1).len());
     assert!(added.contains("    sh check.sh\n") && added.contains("verification_command_failed"), "{added}");
     assert!(added.contains("9000\nwant good, ***\n~~~~~~") && !added.contains("\n7000\n"), "{added}");

@@ -123,7 +123,9 @@ fn within<T>(field: &'static Field<T>) -> BoxedStrategy<String> {
         }
         Kind::Ratio { .. } => (1..=100).prop_map(super::key::ratio).boxed(),
         Kind::Choice { words, .. } => proptest::sample::select(*words).prop_map(str::to_owned).boxed(),
-        Kind::Text { .. } => "[a-z]{1,20}".boxed(),
+        Kind::Text { check, .. } => prop_oneof![Just("off".to_owned()), "[a-z]{1,20}"]
+            .prop_filter("it is taken", |text| check(text).is_ok())
+            .boxed(),
     }
 }
 

@@ -1,12 +1,15 @@
 //! The grammar of verification commands (spec agents 3.5): no shell, one program per step.
 //!
 //! Pure: text in, steps out. Must not start anything; what a failure means is in [`outcome`], when no
-//! change is fine in [`empty`], when the agent is to mend it in [`repair`].
+//! change is fine in [`empty`], when the agent is to mend it in [`repair`], which commands no Task
+//! names in [`automatic`].
 //!
 //! Two differences from the original, both on purpose: a split at `&&` keeps backslashes (there they
 //! were lost, so the same command meant two things), and empty arguments (`''`) stay arguments.
 
+pub mod automatic;
 pub mod empty;
+pub mod makefile;
 pub mod outcome;
 pub mod repair;
 
@@ -269,6 +272,14 @@ pub fn denied<'a>(command: &str, patterns: &[&'a str]) -> Option<&'a str> {
         regex.is_ok_and(|regex| regex.is_match(command)) || lower.contains(&pattern.to_lowercase())
     };
     patterns.iter().copied().find(|pattern| !pattern.trim().is_empty() && forbids(pattern.trim()))
+}
+
+/// The pattern that forbids a step, by its text or by the words it is made of: quotes can hide a word
+/// (`s"ud"o`).
+pub fn denied_step(step: &Step) -> Option<&'static str> {
+    let words =
+        step.invocation.as_ref().map(|parsed| format!("{} {}", parsed.program, parsed.args.join(" ")));
+    denied(&step.command, &DENIED).or_else(|| denied(&words.ok()?, &DENIED))
 }
 
 /// The commands a docser runs: `<package manager> [run] check ...` (spec agents 4).

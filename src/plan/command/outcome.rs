@@ -1,14 +1,17 @@
 //! What the failure of a verification command means: its code (spec agents 3.10, correction 5) and
 //! whether it may be skipped (3.7).
 //!
-//! Of the skip rules those for explicit commands are here; there are no automatic commands, so their
-//! rows, the light check and the inline recoveries (3.6 a, d, e) do not apply. Pure.
+//! There are no other commands in place of one that fails (3.6 a, d) and no light check. One row of the
+//! skip rules is stricter than the original's: an automatic command that really fails is passed over
+//! after a command of the Task has passed, not after any; two automatic commands of which the second
+//! fails have not verified the work. Pure.
 
 use std::sync::LazyLock;
 
 use regex::Regex;
 
 use super::parse;
+use crate::crd::run::CommandSource;
 use crate::plan::policy::normalise;
 
 /// What a failed command's output says, tried in this order.
@@ -140,20 +143,30 @@ pub struct Position {
     pub more_follow: bool,
     /// An earlier command has really passed.
     pub earlier_passed: bool,
+    /// One of the Task's own was among them, and automatic commands may fail then.
+    pub own_suffices: bool,
     /// Nothing but documentation was changed.
     pub documentation_only: bool,
     /// Nothing was changed, and that is acceptable.
     pub no_change: bool,
 }
 
-/// Whether the failure of an explicit command may be passed over (spec agents 3.7, column "explicit").
-pub fn may_skip(command: &str, output: &str, position: Position) -> bool {
-    let Position { more_follow, earlier_passed, documentation_only, no_change } = position;
-    match signal(command, output) {
-        None | Some(Signal::Bootstrap) => is_recursive(command) && earlier_passed && !more_follow,
-        Some(_) if more_follow => true,
-        Some(Signal::UnsupportedFormat) if earlier_passed => true,
-        Some(_) => documentation_only || no_change,
+/// Whether the failure of a command may be passed over (spec agents 3.7).
+pub fn may_skip(source: CommandSource, command: &str, output: &str, position: Position) -> bool {
+    let signal = signal(command, output);
+    let Position { more_follow, earlier_passed, own_suffices, documentation_only, no_change } = position;
+    match (signal, source) {
+        (None | Some(Signal::Bootstrap), CommandSource::Explicit) => {
+            is_recursive(command) && earlier_passed && !more_follow
+        }
+        (None, CommandSource::Automatic) => own_suffices && !more_follow,
+        (Some(Signal::Bootstrap), CommandSource::Automatic) => {
+            (own_suffices || earlier_passed) && !more_follow
+        }
+        (Some(_), _) if more_follow => true,
+        (Some(_), CommandSource::Automatic) if earlier_passed => true,
+        (Some(Signal::UnsupportedFormat), CommandSource::Explicit) if earlier_passed => true,
+        (Some(_), _) => documentation_only || no_change,
     }
 }
 

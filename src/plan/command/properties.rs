@@ -4,6 +4,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::crd::run::CommandSource;
 
 const FRAGMENTS: [&str; 30] = [
     "&&",
@@ -65,6 +66,32 @@ proptest! {
     }
 
     #[test]
+    fn what_a_contract_adds_can_run_inside_the_repository_and_is_new(
+        wanted in prop::collection::vec(texts(), 0..6), own in prop::collection::vec(texts(), 0..3)
+    ) {
+        let own = steps(&own, "/repo");
+        let plan = automatic::plan(&wanted, &own, None, "/repo", 1);
+        prop_assert!(plan.steps.len() <= 1);
+        for (index, step) in plan.steps.iter().enumerate() {
+            prop_assert!(step.invocation.is_ok() && denied_step(step).is_none(), "{step:?}");
+            prop_assert!(step.cwd == "/repo" || step.cwd.starts_with("/repo/"), "{step:?}");
+            let others = own.iter().chain(plan.steps.iter().take(index));
+            prop_assert!(!others.clone().any(|other| other == step), "{step:?}");
+        }
+        prop_assert_eq!(plan.steps.len() + plan.left_out.len(), steps(&wanted, "/repo").len());
+    }
+
+    #[test]
+    fn no_text_is_a_contract_or_a_makefile_that_breaks_anything(text in texts(), command in texts()) {
+        let _ = automatic::Contract::parse(&text).map_err(|error| error.to_string());
+        let contract = format!(r#"{{"commands": [{command:?}], "rules": [{{"whenChangedAny": [{text:?}]}}]}}"#);
+        let _ = automatic::Contract::parse(&contract).map(|read| read.commands(Default::default(), std::slice::from_ref(&command)));
+        if let Ok(parsed) = parse(&command) {
+            let _ = makefile::Makefile::parse(&text).lacks(&parsed);
+        }
+    }
+
+    #[test]
     fn a_chain_falls_into_parts_that_hold_something(command in texts()) {
         let parts = expand(&command);
         prop_assert_eq!(parts.is_empty(), command.trim().is_empty());
@@ -89,12 +116,15 @@ proptest! {
         let position = outcome::Position {
             more_follow: more,
             earlier_passed: false,
+            own_suffices: false,
             documentation_only: false,
             no_change: false,
         };
         // An ordinary failure of the last command is never passed over.
-        if outcome::may_skip(&command, &output, position) {
-            prop_assert!(more || code != "verification_command_failed", "{command:?} {output:?}");
+        for source in [CommandSource::Explicit, CommandSource::Automatic] {
+            if outcome::may_skip(source, &command, &output, position) {
+                prop_assert!(more || code != "verification_command_failed", "{command:?} {output:?}");
+            }
         }
     }
 }

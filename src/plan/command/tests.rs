@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::outcome::{Position, failure_code, is_recursive, may_skip};
 use super::*;
 use crate::crd::pool::Role;
-use crate::crd::run::RunInputs;
+use crate::crd::run::{CommandSource, RunInputs};
 use rstest::rstest;
 use serde_json::Value;
 
@@ -187,21 +187,55 @@ fn the_refusals_texts_are_recognised() {
 }
 
 #[test]
-fn every_skip_of_an_explicit_command_agrees_with_the_original() {
-    let mut seen = 0;
-    for row in rows("verify_skip_rules").iter().filter(|row| row["input"]["source"] == "explicit") {
+fn every_skip_agrees_with_the_original() {
+    let mut seen = (0, 0);
+    for row in rows("verify_skip_rules") {
         let input = &row["input"];
+        let (source, theirs) = match text(&input["source"]) {
+            "explicit" => (CommandSource::Explicit, &row["output"]["skipExplicit"]),
+            "auto" => (CommandSource::Automatic, &row["output"]["skipAuto"]),
+            _ => continue,
+        };
         let position = Position {
             more_follow: input["hasRemainingCommands"] == true,
             earlier_passed: input["hasPriorEffectiveCommand"] == true,
+            own_suffices: input["hasPriorExplicitCommandPass"] == true,
             documentation_only: input["isDocOnlyChange"] == true,
             no_change: input["isNoOpChange"] == true,
         };
-        let ours = may_skip(text(&input["command"]), text(&input["output"]), position);
-        assert_eq!(ours, row["output"]["skipExplicit"] == true, "{row}");
-        seen += 1;
+        let ours = may_skip(source, text(&input["command"]), text(&input["output"]), position);
+        assert_eq!(&Value::Bool(ours), theirs, "{row}");
+        match source {
+            CommandSource::Explicit => seen.0 += 1,
+            CommandSource::Automatic => seen.1 += 1,
+        }
     }
-    assert!(seen >= 5, "{seen} rows");
+    assert!(seen.0 >= 5 && seen.1 >= 5, "{seen:?} rows");
+}
+
+const LAST: Position = Position {
+    more_follow: false,
+    earlier_passed: true,
+    own_suffices: true,
+    documentation_only: false,
+    no_change: false,
+};
+
+#[rstest]
+#[case::after_an_own("test failed", LAST, true)]
+#[case::with_the_switch_off("test failed", Position { own_suffices: false, ..LAST }, false)]
+#[case::more_follow("test failed", Position { more_follow: true, ..LAST }, false)]
+#[case::environment("sh: x: not found", Position { own_suffices: false, ..LAST }, true)]
+#[case::environment_alone("sh: x: not found", Position { earlier_passed: false, own_suffices: false, ..LAST }, false)]
+#[case::no_target("No rule to make target x", Position { more_follow: true, earlier_passed: false, ..LAST }, true)]
+#[case::no_target_last("No rule to make target x", Position { own_suffices: false, ..LAST }, true)]
+#[case::no_target_alone("No rule to make target x", Position { earlier_passed: false, own_suffices: false, ..LAST }, false)]
+fn the_failure_of_an_automatic_command_is_passed_over_after_the_task_s_own_a34(
+    #[case] output: &str,
+    #[case] position: Position,
+    #[case] expected: bool,
+) {
+    assert_eq!(may_skip(CommandSource::Automatic, "make x", output, position), expected);
 }
 
 #[test]

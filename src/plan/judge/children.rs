@@ -20,7 +20,7 @@ use super::fix::Kind;
 use super::key::allowed_paths;
 use super::verdict::file_of;
 use crate::crd::pool::Role;
-use crate::crd::task::{RiskLevel, TaskContext};
+use crate::crd::task::{FINDINGS, RiskLevel, TaskContext};
 use crate::crd::{GoDuration, JudgeStatus, Task, TaskSpec, labels, names};
 use crate::plan::lanes::CONFLICT_RECOVERY;
 use crate::plan::task::Observed;
@@ -76,7 +76,9 @@ pub(super) fn mending(o: &Observed, judge: &JudgeStatus, kind: Kind, ordinal: i3
             spec.priority = 80;
             spec.base_branch = (branch.len() <= MAX_BRANCH).then(|| branch.clone());
             spec.touches.clone_from(&files);
-            let notes = format!("The review of {branch} at {commit} against {base} has found:{list}");
+            let notes = format!(
+                "## {FINDINGS}\n\nThe review of {branch} at {commit} against {base} has found:{list}"
+            );
             spec.context = Some(context(o, files, &notes));
         }
         Kind::Conflict => {

@@ -130,7 +130,37 @@ struct Rule {
     normal: Option<Pattern>,
 }
 
+/// A pattern that no permission hangs on: which files a rule of a repository is about.
+#[derive(Debug)]
+pub struct PathPattern(Rule);
+
+impl PathPattern {
+    /// Compiles a pattern.
+    ///
+    /// # Errors
+    /// When the pattern cannot be honoured exactly.
+    pub fn parse(pattern: &str) -> Result<Self, GlobError> {
+        Rule::parse(pattern).map(Self)
+    }
+
+    /// Whether it fits this path.
+    pub fn matches(&self, path: &str) -> bool {
+        self.0.matches(path, &normalise(path))
+    }
+}
+
 impl Rule {
+    fn parse(pattern: &str) -> Result<Self, GlobError> {
+        let written = Pattern::parse(pattern)?;
+        let normal = match Pattern::parse(&normalise(pattern)) {
+            Ok(pattern) => Some(pattern),
+            // `src/\[id\]/**` has no normal form: its backslashes are escapes, not separators.
+            Err(_) if pattern.contains('\\') => None,
+            Err(error) => return Err(error),
+        };
+        Ok(Self { written, normal })
+    }
+
     fn matches(&self, path: &str, normalised: &str) -> bool {
         self.written.matches(path) || self.normal.as_ref().is_some_and(|pattern| pattern.matches(normalised))
     }
@@ -141,18 +171,8 @@ impl Rule {
 }
 
 fn compile(list: &'static str, patterns: &[String]) -> Result<Vec<Rule>, PolicyError> {
-    let one = |pattern: &String| -> Result<Rule, GlobError> {
-        let written = Pattern::parse(pattern)?;
-        let normal = match Pattern::parse(&normalise(pattern)) {
-            Ok(pattern) => Some(pattern),
-            // `src/\[id\]/**` has no normal form: its backslashes are escapes, not separators.
-            Err(_) if pattern.contains('\\') => None,
-            Err(error) => return Err(error),
-        };
-        Ok(Rule { written, normal })
-    };
     let named = |pattern: &String| {
-        one(pattern).map_err(|source| PolicyError::Pattern { list, pattern: pattern.clone(), source })
+        Rule::parse(pattern).map_err(|source| PolicyError::Pattern { list, pattern: pattern.clone(), source })
     };
     patterns.iter().map(named).collect()
 }

@@ -19,8 +19,9 @@ pub mod split;
 
 use kube::ResourceExt;
 
-use self::commands::{adjust, failed_command, from_blocked};
+use self::commands::{Adjustment, adjust, failed_command, from_blocked};
 use self::paths::{Asked, command_driven, outside, safe, widened};
+use crate::crd::run::CommandSource;
 use crate::crd::system::Recovery;
 use crate::crd::task::Retries;
 use crate::crd::{FailureClass, FailureDetail, Task, labels};
@@ -147,9 +148,19 @@ pub fn decide(f: &Failure) -> Decision {
     }
 }
 
+/// The Task's commands without what is at fault. An automatic command is none of them: the Task's own stay.
+fn adjusted(f: &Failure) -> Option<Adjustment> {
+    let auto = CommandSource::Automatic.word();
+    let automatic = match f.detail {
+        Some(detail) => detail.source == auto,
+        None => f.summary.contains(&format!(" [{auto}]: ")),
+    };
+    if automatic { None } else { adjust(f.classification.reason, f.commands, command(f)) }
+}
+
 /// Rows RF3, RF4, RF6; `None` is RF5.
 fn retry_failed(f: &Failure) -> Option<Remedy> {
-    if let Some(adjusted) = adjust(f.classification.reason, f.commands, command(f)) {
+    if let Some(adjusted) = adjusted(f) {
         return Some(Remedy::Commands { commands: adjusted.commands, reason: adjusted.reason.into() });
     }
     if f.classification.reason == POLICY_VIOLATION
@@ -174,7 +185,7 @@ fn rework(f: &Failure) -> Remedy {
     if reason == "setup_or_bootstrap_issue" && spent <= setup && affordable(f) {
         return Remedy::Retry { reason: "setup_or_bootstrap_retry_from_blocked" };
     }
-    if let Some(adjusted) = adjust(reason, f.commands, command(f)) {
+    if let Some(adjusted) = adjusted(f) {
         return Remedy::Commands { commands: adjusted.commands, reason: from_blocked(adjusted.reason) };
     }
     if f.classification.retryable && reason != POLICY_VIOLATION && spent <= IN_PLACE_LIMIT && affordable(f) {

@@ -175,6 +175,7 @@ fn timebox(own: &GoDuration) -> GoDuration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::crd::run::CommandSource;
     use crate::plan::fixtures::task;
 
     fn inherited<'a>() -> Inherited<'a> {
@@ -202,7 +203,7 @@ mod tests {
         assert_eq!(child(&parent, &inherited()).spec.title, "[Rework] X");
         parent.spec.title = "X".into();
         assert_eq!(child(&parent, &inherited()).spec.title, "[Rework] X");
-        let detail = FailureDetail::of_command("make test");
+        let detail = FailureDetail::of_command("make test", CommandSource::Explicit);
         let summary = "verification failed at make test [explicit]: boom";
         let made = child(&parent, &Inherited { detail: Some(&detail), summary, ..inherited() });
         assert_eq!(made.spec.title, "[Rework-Verify] X");

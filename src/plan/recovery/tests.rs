@@ -85,7 +85,7 @@ fn a_diverged_branch_goes_to_the_conflict_lane_c68() {
 
 #[test]
 fn a_missing_make_target_drops_the_command_whatever_the_limits_c69() {
-    let detail = FailureDetail::of_command("make test");
+    let detail = FailureDetail::of_command("make test", CommandSource::Explicit);
     let exhausted = |f: &mut Failure| f.retries = Retries { failure: 99, rework: 99, ..Retries::default() };
     let code = "verification_command_missing_make_target";
     let made = with(code, "", &["make test", "pnpm run check"], exhausted, |f| {
@@ -96,6 +96,25 @@ fn a_missing_make_target_drops_the_command_whatever_the_limits_c69() {
         |reason: &str| Remedy::Commands { commands: vec!["pnpm run check".into()], reason: reason.into() };
     assert_eq!(made.0, remedy("verification_command_missing_make_target_adjusted"));
     assert_eq!(made.1, remedy("verification_command_missing_make_target_adjusted_from_blocked"));
+}
+
+#[test]
+fn an_automatic_command_that_is_at_fault_leaves_the_task_s_own_as_they_are() {
+    let detail = FailureDetail::of_command("make docs", CommandSource::Automatic);
+    let code = "verification_command_missing_make_target";
+    let told = "verification failed at make docs [auto]: no rule to make target docs";
+    let made = with(
+        code,
+        told,
+        &["make test"],
+        |_| {},
+        |f| {
+            let known = Failure { detail: Some(&detail), verification: true, ..f.clone() };
+            // What failed may be too long to be told.
+            [decide(&known).remedy, decide(&Failure { detail: None, ..known }).remedy]
+        },
+    );
+    assert!(made.iter().all(|remedy| !matches!(remedy, Remedy::Commands { .. })), "{made:?}");
 }
 
 #[test]

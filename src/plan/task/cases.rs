@@ -5,6 +5,7 @@ use kube::ResourceExt;
 
 use super::table::State;
 use super::*;
+use crate::crd::run::CommandSource;
 use crate::crd::*;
 use crate::plan::fixtures::{at, now, run_of, task};
 
@@ -114,7 +115,7 @@ fn a_diverged_branch_is_carried_on_in_the_conflict_lane_c68() {
 fn adjusted_commands_are_seen_at_once_and_used_by_the_next_run_c69() {
     let mut world = World::new("a");
     world.task.spec.commands = vec!["make test".into(), "pnpm run check".into()];
-    let detail = Some(FailureDetail::of_command("make test"));
+    let detail = Some(FailureDetail::of_command("make test", CommandSource::Explicit));
     let verdict = failed("verification_command_missing_make_target", "no rule to make target");
     let status = world.attempt(RunStatus { failure: detail, ..verdict });
     assert_eq!((status.phase, status.retry_at), (TaskPhase::Blocked, Some(at(140))));
@@ -245,7 +246,7 @@ fn a_blocked_task_without_a_reason_is_tried_again_but_one_that_waits_for_its_iss
 fn an_edit_ends_what_recovery_had_put_in_place_of_the_spec() {
     let mut world = World::new("a");
     world.task.spec.commands = vec!["make test".into()];
-    let detail = Some(FailureDetail::of_command("make test"));
+    let detail = Some(FailureDetail::of_command("make test", CommandSource::Explicit));
     let verdict = failed("verification_command_missing_make_target", "no rule to make target");
     world.attempt(RunStatus { failure: detail, ..verdict });
     let adjusted = world.task.clone();
@@ -289,8 +290,24 @@ fn the_next_attempt_is_told_what_failed_and_how_often() {
         "verification failed at make test [explicit]: 2 failed (attempt 2; before it failed: 1 model)"
     );
     world.fail("execution_failed", &"é".repeat(5000));
-    let told = &world.status().last_failure.as_ref().unwrap().summary;
+    let failure = world.status().last_failure.as_ref().unwrap();
+    let told = &failure.summary;
     assert!(told.chars().count() <= 2048 && told.ends_with("1 model, 2 test)"), "{told}");
+    let earlier = [
+        "attempt 2 (test): verification failed at make test [explicit]: 2 failed",
+        "attempt 1 (model): boom at src/a.rs",
+    ];
+    assert_eq!(failure.earlier, earlier, "newest first");
+    assert_eq!(run_of(&world.task).spec.inputs.earlier_failures, earlier);
+    // The same words need no repetition, and two are enough.
+    world.step(at(900));
+    world.fail("execution_failed", "another");
+    world.step(at(9000));
+    world.fail("execution_failed", "boom at src/a.rs");
+    let earlier = &world.status().last_failure.as_ref().unwrap().earlier;
+    assert_eq!(earlier.len(), 2, "{earlier:?}");
+    assert!(earlier[0] == "attempt 4 (model): another" && earlier[1].starts_with("attempt 3 (model): éé"));
+    assert_eq!(earlier[1].chars().count(), 512);
 }
 
 #[test]

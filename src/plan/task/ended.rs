@@ -22,6 +22,9 @@ const INFRA_BACKOFF_MAX: Duration = Duration::from_secs(300);
 const INFRA_NAMED_MAX: Duration = Duration::from_secs(7200);
 /// Longest summary in `status.lastFailure`, in characters.
 const MAX_SUMMARY: usize = 2000;
+/// Failures before the newest that are told, and the longest of them in characters.
+const MAX_TOLD: usize = 2;
+const MAX_TOLD_CHARS: usize = 512;
 /// Earlier failures named beside the last one.
 const MAX_EARLIER: usize = 5;
 
@@ -149,6 +152,7 @@ pub(in crate::plan) fn cluster_fault(code: &str, summary: &str) -> LastFailure {
         code: code.into(),
         summary: first_line(summary, MAX_SUMMARY),
         remedy: "infra".into(),
+        earlier: Vec::new(),
     }
 }
 
@@ -221,18 +225,45 @@ pub(in crate::plan) fn last_failure(
         code: verdict.failure_code.clone(),
         summary,
         remedy: remedy.chars().take(128).collect(),
+        earlier: told_earlier(o, run, &verdict.summary),
     }
+}
+
+/// What the attempts before this Run failed with, newest first. What was said before is not said again.
+fn told_earlier(o: &Observed, run: &str, newest: &str) -> Vec<String> {
+    let mut all = failed_before(o, run);
+    all.sort_by_key(|(attempt, _, _)| std::cmp::Reverse(*attempt));
+    let mut told: Vec<&str> = vec![newest];
+    let mut earlier = Vec::new();
+    for (attempt, class, summary) in all {
+        if summary.is_empty() || told.contains(&summary) || earlier.len() >= MAX_TOLD {
+            continue;
+        }
+        told.push(summary);
+        let text = format!("attempt {attempt} ({}): {summary}", class.word());
+        earlier.push(text.chars().take(MAX_TOLD_CHARS).collect());
+    }
+    earlier
+}
+
+/// Attempt, class and summary of the failed attempts before this Run.
+fn failed_before<'a>(o: &Observed<'a>, run: &str) -> Vec<(i32, FailureClass, &'a str)> {
+    let named = |r: &&&Run| r.metadata.name.as_deref() == Some(run);
+    let Some(own) = o.runs.iter().find(named).map(|r| r.spec.attempt) else { return Vec::new() };
+    let failed = |r: &&'a Run| {
+        let status = r.status.as_ref().filter(|s| s.phase == RunPhase::Failed)?;
+        let before = r.spec.attempt < own && !super::admit::is_review(r);
+        before.then_some((r.spec.attempt, status.failure_class?, status.summary.as_str()))
+    };
+    o.runs.iter().filter_map(failed).collect()
 }
 
 /// `attempt 3; before it: 1 test, 2 flaky`: which attempts failed before this Run, and in which class.
 fn earlier_failures(o: &Observed, run: &str) -> String {
     let named = |r: &&&Run| r.metadata.name.as_deref() == Some(run);
     let Some(own) = o.runs.iter().find(named).map(|r| r.spec.attempt) else { return String::new() };
-    let failed = |r: &&Run| {
-        let class = r.status.as_ref().filter(|s| s.phase == RunPhase::Failed)?.failure_class?;
-        (r.spec.attempt < own && !super::admit::is_review(r)).then_some((r.spec.attempt, class.word()))
-    };
-    let mut all: Vec<(i32, &str)> = o.runs.iter().filter_map(failed).collect();
+    let failed = failed_before(o, run).into_iter();
+    let mut all: Vec<(i32, &str)> = failed.map(|(attempt, class, _)| (attempt, class.word())).collect();
     all.sort_unstable();
     if all.is_empty() {
         return String::new();

@@ -23,6 +23,9 @@ pub const SESSION: &str = "session.json";
 /// File in the exchange directory that tells the agent that there is work to go on with: a [`SESSION`],
 /// or an empty object.
 pub const RESUMED: &str = "resumed.json";
+/// Directory in the exchange directory with the files of the base that say how to work and what verifies
+/// the work, where the checkout has been worked on.
+pub const BASE: &str = "base";
 /// Largest session that is kept, in bytes of the file.
 pub const MAX_SESSION_BYTES: u64 = 16 * 1024 * 1024;
 

@@ -3,15 +3,17 @@
 //! Testimony: `publish` recomputes the change and applies the policy again. Must not start the executor.
 
 use std::ffi::OsString;
+use std::path::Path;
 
 use super::changes::{self, Baseline, Changes};
+use super::contract::Base;
 use super::process::{Finished, Supervisor};
 use super::{Early, NAMED_VIOLATIONS, Settings, cancelled, early, last_words, quota_wait};
 use crate::crd::FailureDetail;
 use crate::crd::pool::Role;
 use crate::crd::run::VerificationReport;
 use crate::crd::wire::{Inputs, Outcome};
-use crate::plan::command::{docser, empty};
+use crate::plan::command::{Step, docser, empty, steps};
 use crate::plan::policy::{Policy, Violation, is_documentation, relevant};
 use crate::runner::verify::{self, Verdict, Verification};
 
@@ -22,6 +24,8 @@ pub(super) struct Check<'a> {
     pub settings: &'a Settings,
     pub policy: &'a Policy,
     pub baseline: &'a Baseline,
+    /// What the repository has run besides the Task's commands.
+    pub base: &'a Base,
     /// Environment of the commands, without secrets.
     pub env: &'a [(OsString, OsString)],
 }
@@ -64,9 +68,15 @@ pub(super) async fn run(
     } else if changes.is_exact() {
         within_policy(check.policy, &relevant)?;
     }
-    let commands = commands(check.inputs);
+    let own = own_steps(check.inputs, &check.settings.checkout);
+    let automatic = check.base.commands(check.inputs, &check.settings.checkout, &relevant, &own);
+    for (command, why) in &automatic.left_out {
+        println!("[opentiger] automatic command left out: {}: {why}", supervisor.mask().hide(&**command));
+    }
     let verification = Verification {
-        commands: &commands,
+        own: &own,
+        automatic: &automatic.steps,
+        automatic_may_fail: check.inputs.spec.verification.automatic_may_fail,
         checkout: &check.settings.checkout,
         env: check.env,
         limit: check.settings.command_limit,
@@ -75,27 +85,29 @@ pub(super) async fn run(
     };
     match verify::run(supervisor, &verification, report).await {
         Verdict::Passed { passed } => {
-            println!("[opentiger] verification passed, {passed} of {} commands ran", commands.len());
+            let all = own.len() + automatic.steps.len();
+            println!("[opentiger] verification passed, {passed} of {all} commands ran");
             Ok(Found::Verified(relevant))
         }
-        Verdict::Failed { code, mut summary, command, output } => {
+        Verdict::Failed { code, mut summary, source, command, output } => {
             if timed_out.is_some() {
                 let timebox = &check.inputs.spec.inputs.timebox.0;
                 summary.push_str(&format!(" (executor timed out after {timebox})"));
             }
             let mut result = early(Outcome::NeedsRework, code, summary);
-            result.failure = (!command.is_empty()).then(|| FailureDetail::of_command(&command));
+            result.failure = (!command.is_empty()).then(|| FailureDetail::of_command(&command, source));
             Ok(Found::Failed(Box::new(Failed { result, code, command, output })))
         }
         Verdict::Stopped => Err(cancelled().into()),
     }
 }
 
-fn commands(inputs: &Inputs) -> Vec<String> {
-    let commands = &inputs.spec.inputs.commands;
+/// The Task's own commands, as far as its role runs them.
+pub(super) fn own_steps(inputs: &Inputs, checkout: &Path) -> Vec<Step> {
+    let (commands, repo) = (&inputs.spec.inputs.commands, checkout.to_string_lossy());
     match inputs.spec.role {
-        Role::Docser => docser(commands),
-        Role::Worker | Role::Tester | Role::Judge | Role::Planner => commands.clone(),
+        Role::Docser => steps(&docser(commands), &repo),
+        Role::Worker | Role::Tester | Role::Judge | Role::Planner => steps(commands, &repo),
     }
 }
 

@@ -3,14 +3,16 @@
 //! Read from the checkout before the executor runs. Links are not followed and the sizes are bounded.
 //! Must not fail a Run: a file that cannot be read as text is left out, and the log says so.
 
-use std::io::{self, Read};
+use std::io;
 use std::path::Path;
 
 use cap_std::ambient_authority;
 use cap_std::fs::Dir;
 
+use super::source;
+
 /// The files, in the order of the prompt.
-const NAMES: [&str; 3] = ["AGENTS.md", "CLAUDE.md", ".opentiger/instructions.md"];
+pub const NAMES: [&str; 3] = ["AGENTS.md", "CLAUDE.md", ".opentiger/instructions.md"];
 /// Most that is taken of one file, in bytes.
 pub const MAX_FILE_BYTES: usize = 16 * 1024;
 
@@ -42,27 +44,7 @@ pub fn read(checkout: &Path) -> Vec<Guidance> {
 }
 
 fn read_file(root: &Dir, path: &'static str) -> io::Result<Guidance> {
-    // A link, or a file that a read would wait for, is not opened.
-    let kind = root.symlink_metadata(path)?;
-    if !kind.is_file() {
-        return Err(io::Error::other("it is not a regular file"));
-    }
-    let limit = u64::try_from(MAX_FILE_BYTES).unwrap_or(u64::MAX);
-    let mut bytes = Vec::new();
-    root.open(path)?.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
-    let cut = bytes.len() > MAX_FILE_BYTES;
-    bytes.truncate(MAX_FILE_BYTES);
-    let text = match String::from_utf8(bytes) {
-        Ok(text) => text,
-        // Only the character at the cut may be incomplete.
-        Err(error) if cut && error.utf8_error().error_len().is_none() => {
-            let valid = error.utf8_error().valid_up_to();
-            let mut bytes = error.into_bytes();
-            bytes.truncate(valid);
-            String::from_utf8_lossy(&bytes).into_owned()
-        }
-        Err(_) => return Err(io::Error::other("it is not UTF-8")),
-    };
+    let source::Text { text, cut } = source::read(root, path, MAX_FILE_BYTES)?;
     Ok(Guidance { path, text, cut })
 }
 

@@ -6,6 +6,7 @@
 mod changes;
 mod check;
 pub mod cli;
+mod contract;
 pub(super) mod descendants;
 mod guidance;
 pub mod heartbeat;
@@ -22,6 +23,7 @@ mod reported;
 mod resume;
 mod review;
 mod roles;
+pub mod source;
 
 use std::ffi::OsString;
 use std::io;
@@ -134,6 +136,9 @@ pub async fn run(
     for command in result.verification.iter_mut().flat_map(|report| &mut report.commands) {
         command.command = supervisor.mask().hide(std::mem::take(&mut command.command)).into_owned();
     }
+    if let Some(report) = &mut result.verification {
+        report.note = supervisor.mask().hide(std::mem::take(&mut report.note)).into_owned();
+    }
     if let Some(failure) = &mut result.failure {
         for text in failure.violations.iter_mut().chain([&mut failure.command]) {
             *text = supervisor.mask().hide(std::mem::take(text)).into_owned();
@@ -171,7 +176,15 @@ async fn work(
 ) -> Result<ContainerResult, Early> {
     let policy = readable_inputs(inputs)?;
     let resumed = checkpoint::session::is_resumed(&settings.exchange);
-    let text = prompt::render(inputs, &guidance::read(&settings.checkout), resumed);
+    // In a checkout that has been worked on, an agent has had a hand in what stands there.
+    let start = if resumed { settings.exchange.join(checkpoint::BASE) } else { settings.checkout.clone() };
+    let base = contract::read(inputs, &start);
+    if !base.note.is_empty() {
+        println!("[opentiger] {}", supervisor.mask().hide(&*base.note));
+    }
+    let own = check::own_steps(inputs, &settings.checkout);
+    let automatic = base.commands(inputs, &settings.checkout, &[], &own).steps;
+    let text = prompt::render(inputs, &automatic, &guidance::read(&start), resumed);
     let mut files = prompt::write(&settings.exchange, inputs, &text, supervisor.mask())
         .map_err(|error| infra("failed to write the prompt", &error))?;
     let plain = without_secrets(&settings.environment);
@@ -185,7 +198,7 @@ async fn work(
     // A repair is told what it has to know.
     files.session = None;
     let is_late = timed_out.is_some();
-    let check = Check { inputs, settings, policy: &policy, baseline: &baseline, env: &plain };
+    let check = Check { inputs, settings, policy: &policy, baseline: &baseline, base: &base, env: &plain };
     let prompted = Prompted { text: &text, files: &files, begun };
     let (ended, report) = repair::until_verified(supervisor, &check, &prompted, timed_out).await;
     let late = |early: Early| ContainerResult { interrupted: is_late, ..*early };

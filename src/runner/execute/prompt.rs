@@ -15,6 +15,8 @@ use super::guidance::Guidance;
 use super::mask::Mask;
 use super::roles;
 use crate::crd::wire::Inputs;
+use crate::plan::command::Step;
+use crate::runner::exchange;
 use crate::runner::review::bundle::Bundle;
 use crate::runner::review::change::ChangedFile;
 
@@ -35,7 +37,8 @@ pub struct Files {
     pub prompt_hash: String,
 }
 
-/// Writes both files into `dir`: this prompt, and the task, both without the secrets of `mask`.
+/// Writes both files into `dir`: this prompt, and the task, both without the secrets of `mask`. The prompt
+/// is there twice, once for `publish` to keep.
 ///
 /// # Errors
 /// When they cannot be written.
@@ -45,6 +48,7 @@ pub fn write(dir: &Path, inputs: &Inputs, prompt: &str, mask: &Mask) -> io::Resu
     let files =
         Files { prompt: dir.join("prompt.md"), task: dir.join("task.json"), session: None, prompt_hash };
     rewrite(&files, &prompt)?;
+    exchange::write_text(dir, &exchange::prompt_file(&files.prompt_hash), &prompt)?;
     let task = serde_json::to_string_pretty(&task(inputs))?;
     fs::write(&files.task, mask.hide(task).as_bytes())?;
     Ok(files)
@@ -137,20 +141,26 @@ fn task(inputs: &Inputs) -> serde_json::Value {
     })
 }
 
-/// The prompt, in the order of spec agents 1.10. `resumed`: the checkout has the work of an attempt that
-/// was interrupted.
-pub fn render(inputs: &Inputs, guidance: &[Guidance], resumed: bool) -> String {
+/// The prompt, in the order of spec agents 1.10.
+///
+/// `automatic` are the commands that the repository has run for every change; those that hang on the files
+/// that are changed are not known yet. `resumed`: the checkout has the work of an attempt that was interrupted.
+pub fn render(inputs: &Inputs, automatic: &[Step], guidance: &[Guidance], resumed: bool) -> String {
     let task = &inputs.spec.inputs;
     let mut text = format!("# {}\n\n{}\n", task.title, task.goal);
     text.push_str("\nWork in the current directory: it is a checkout of the repository.\n");
     section(&mut text, "Specification", &task.context.specs);
     section(&mut text, "Related files", &bullets(&task.context.files));
-    section(&mut text, "Notes", &task.context.notes);
+    notes(&mut text, &task.context.notes);
     section(&mut text, "Work in progress", if resumed { RESUMED } else { "" });
     section(&mut text, "An earlier attempt failed", &hint(&task.previous_failure));
+    let before: Vec<String> = task.earlier_failures.iter().map(|failure| hint(failure)).collect();
+    section(&mut text, "And the attempts before it", &bullets(&before));
     section(&mut text, "Paths you may change", &bullets(&task.allowed_paths));
     section(&mut text, "Paths you must not change", &bullets(&task.denied_paths));
     section(&mut text, "Commands that must pass", &bullets(&task.commands));
+    let automatic: Vec<String> = automatic.iter().map(|step| step.command.clone()).collect();
+    section(&mut text, "Commands that the repository has run too", &bullets(&automatic));
     section(&mut text, "How to work", roles::instructions(inputs.spec.role));
     for file in guidance {
         let title = format!("What the repository says in {}", file.path);
@@ -220,6 +230,14 @@ fn section(text: &mut String, title: &str, body: &str) {
     }
 }
 
+/// The notes, under the heading that they bring with them (the findings of a review), if they do.
+fn notes(text: &mut String, notes: &str) {
+    match notes.strip_prefix("## ").and_then(|rest| rest.split_once('\n')) {
+        Some((title, body)) => section(text, title.trim(), body.trim_start_matches('\n')),
+        None => section(text, "Notes", notes),
+    }
+}
+
 fn bullets(items: &[String]) -> String {
     items.iter().map(|item| format!("- {item}\n")).collect()
 }
@@ -280,10 +298,24 @@ mod tests {
         inputs.spec.inputs.commands = vec!["make test".into()];
         inputs.spec.inputs.previous_failure =
             format!("\u{1b}[31mfailed\u{1b}[0m at /a/b/c\n{}", "x".repeat(3000));
-        let text = render(&inputs, &[], false);
+        inputs.spec.inputs.earlier_failures = vec!["attempt 2 (test): it\nbroke".into(), "attempt 1".into()];
+        let text = render(&inputs, &[], &[], false);
         assert!(text.starts_with("# Fix the parser\n\nIt must read tabs.\n"), "{text}");
         assert!(text.contains("## Commands that must pass\n\n- make test\n"), "{text}");
         assert!(text.contains("## An earlier attempt failed\n\nfailed at <path> xxx"), "{text}");
+        let before = "## And the attempts before it\n\n- attempt 2 (test): it broke\n- attempt 1\n";
+        assert!(text.contains(before), "{text}");
+        assert!(!text.contains("has run too") && !text.contains("review has found"), "{text}");
+        let found = crate::crd::task::FINDINGS;
+        inputs.spec.inputs.context.notes = format!("## {found}\n\nThe review has found:\n- [error] x");
+        let commands = crate::plan::command::steps(&["make lint".into()], "/r");
+        let fixing = render(&inputs, &commands, &[], false);
+        assert!(
+            fixing.contains(&format!("\n## {found}\n\nThe review has found:\n- [error] x\n")),
+            "{fixing}"
+        );
+        assert!(fixing.contains("## Commands that the repository has run too\n\n- make lint\n"), "{fixing}");
+        assert!(!fixing.contains("## Notes"), "{fixing}");
         assert!(!text.contains("## Notes") && !text.contains(&"x".repeat(MAX_HINT_CHARS)), "{text}");
     }
     #[test]
@@ -299,7 +331,7 @@ mod tests {
         let mut seen = Vec::new();
         for role in [Role::Worker, Role::Tester, Role::Docser] {
             inputs.spec.role = role;
-            let text = render(&inputs, std::slice::from_ref(&said), false);
+            let text = render(&inputs, &[], std::slice::from_ref(&said), false);
             let place = |part: &str| text.find(part).unwrap_or_else(|| panic!("{part} in {text}"));
             let (role, guidance) =
                 (place("## How to work\n\n- "), place("in AGENTS.md\n\nUse tabs.\n(This is"));

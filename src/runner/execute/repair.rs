@@ -30,7 +30,7 @@ pub(super) async fn until_verified(
     prompted: &Prompted<'_>,
     timed_out: Option<Finished>,
 ) -> (Result<Vec<String>, Early>, VerificationReport) {
-    let mut report = VerificationReport::default();
+    let mut report = VerificationReport { note: check.base.note.clone(), ..VerificationReport::default() };
     let ended = rounds(supervisor, check, prompted, timed_out, &mut report).await;
     (ended, report)
 }

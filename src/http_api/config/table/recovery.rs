@@ -2,12 +2,16 @@
 
 use super::super::key::{Component, Key, Kind, narrow};
 use super::{fixed, variable};
+use crate::crd::verification::AutomaticCommands;
 
 const MANAGER: &[Component] = &[Component::CycleManager];
 const RETRY: &[Component] = &[Component::CycleManager, Component::Api];
 const DISPATCHER: &[Component] = &[Component::Dispatcher];
 const AGENTS: &[Component] =
     &[Component::Judge, Component::Planner, Component::Worker, Component::Tester, Component::Docser];
+const CHANGING: &[Component] = &[Component::Worker, Component::Tester, Component::Docser];
+const CONTRACT: &str = "contract";
+const OFF: &str = "off";
 const HOUR: i64 = 3_600_000;
 const DAY: i64 = 24 * HOUR;
 const A_RETRY_IS_A_RUN: &str =
@@ -24,6 +28,65 @@ pub(super) static KEYS: &[Key] = &[
     fixed("WORKER_SETUP_IN_PROCESS_RECOVERY", "true", "true", REPAIRS),
     fixed("WORKER_VERIFY_LLM_INLINE_RECOVERY", "true", "false", ONE_REPAIR),
     fixed("WORKER_VERIFY_LLM_INLINE_RECOVERY_ATTEMPTS", "3", "0", ONE_REPAIR),
+    variable(
+        "WORKER_AUTO_VERIFY_MODE",
+        "hybrid",
+        CHANGING,
+        "Commands of the repository's contract: `contract` or `off`; no model is asked for commands",
+        "spec.verification.automatic",
+        Kind::Text {
+            optional: false,
+            most: 16,
+            check: automatic_word,
+            get: |s| match s.verification.automatic {
+                AutomaticCommands::Contract => CONTRACT,
+                AutomaticCommands::Off => OFF,
+            },
+            set: |s, word| {
+                let off = word == OFF;
+                s.verification.automatic =
+                    if off { AutomaticCommands::Off } else { AutomaticCommands::Contract };
+            },
+        },
+    ),
+    variable(
+        "WORKER_VERIFY_CONTRACT_PATH",
+        ".opentiger/verify.contract.json",
+        CHANGING,
+        "The contract in the repository",
+        "spec.verification.contractPath",
+        Kind::Text {
+            optional: false,
+            most: 512,
+            check: inside,
+            get: |s| &s.verification.contract_path,
+            set: |s, path| s.verification.contract_path = path,
+        },
+    ),
+    variable(
+        "WORKER_AUTO_VERIFY_MAX_COMMANDS",
+        "4",
+        CHANGING,
+        "Automatic commands of one verification",
+        "spec.verification.maxAutomaticCommands",
+        Kind::Whole {
+            least: 1,
+            most: 20,
+            get: |s| s.verification.max_automatic_commands.into(),
+            set: |s, n| s.verification.max_automatic_commands = narrow(n),
+        },
+    ),
+    variable(
+        "WORKER_VERIFY_AUTO_NON_BLOCKING_AFTER_EXPLICIT_PASS",
+        "true",
+        CHANGING,
+        "Whether the last automatic command may fail once one of the Task has passed",
+        "spec.verification.automaticMayFail",
+        Kind::Flag {
+            get: |s| s.verification.automatic_may_fail,
+            set: |s, on| s.verification.automatic_may_fail = on,
+        },
+    ),
     variable(
         "FAILED_TASK_RETRY_COOLDOWN_MS",
         "30000",
@@ -240,3 +303,20 @@ pub(super) static KEYS: &[Key] = &[
         Kind::Ratio { get: |s| s.cycles.max_failure_rate, set: |s, n| s.cycles.max_failure_rate = n },
     ),
 ];
+
+/// The original's other words ask a model for commands.
+fn automatic_word(word: &str) -> Result<(), &'static str> {
+    match word {
+        CONTRACT | OFF => Ok(()),
+        _ => Err("must be contract or off: no model is asked for commands"),
+    }
+}
+
+fn inside(path: &str) -> Result<(), &'static str> {
+    let leaves = path.starts_with('/') || path.split('/').any(|name| name == "..");
+    if leaves || path.ends_with('/') {
+        Err("must be a file relative to the repository, without '..'")
+    } else {
+        Ok(())
+    }
+}
