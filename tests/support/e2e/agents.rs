@@ -165,13 +165,15 @@ async fn resumes(space: &Space, agent: &Agent) {
     let status = space.done(&task, PATIENCE).await;
     let mut runs = space.runs(&task).await;
     runs.sort_by_key(|run| run.metadata.creation_timestamp.clone());
-    let ended: Vec<_> = runs.into_iter().filter_map(|run| run.status).collect();
+    let ended: Vec<_> = runs.iter().filter_map(|run| run.status.clone()).collect();
     let (first, last) = (ended.first().expect("a Run"), ended.last().expect("a Run"));
     assert_eq!(first.failure_code, "quota_failure", "{}", first.summary);
     assert_eq!(last.phase, RunPhase::Success, "{}", last.summary);
     let session = |status: &RunStatus| status.session.as_ref().map(|session| session.id.clone());
     assert!(session(first).is_some() && session(first) == session(last), "{first:?} {last:?}");
-    assert!(last.summary.contains("as begun"), "{}", last.summary);
+    space.no_pod(&task, Duration::from_secs(60)).await;
+    let log = space.log(runs.last().expect("a Run"), "agent").await.expect("the agent's log");
+    assert!(log.contains("The division is mended, as begun."), "{log}");
     let clone = space.node.clone_repository();
     let refs = clone.git(&["for-each-ref", "--format=%(refname)", "refs/opentiger"]);
     assert!(!refs.contains(&task), "the checkpoint is gone: {refs} {status:?}");
