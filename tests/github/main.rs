@@ -48,7 +48,7 @@ impl World {
             api_url: Some(self.github.url.clone()),
             ..repository.clone()
         };
-        pod.inputs.spec.inputs.goal = "x is there".into();
+        pod.inputs.spec.inputs.goal = "x is there. Closes #1".into();
         fs::write(pod.paths.credentials.join("token"), format!("{TOKEN}\n")).expect("write");
         pod
     }

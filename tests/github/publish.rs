@@ -24,7 +24,13 @@ async fn a_result_gets_one_pull_request_that_a_second_attempt_finds_and_updates_
             ("[openTiger] Add x", BRANCH, "main")
         );
         assert_eq!(pull.labels, ["agent", "autogen", "low-risk"]);
-        for line in ["x is there", "- [task:task-uid]", "- Risk: low", "1 files, +1 -1", "- `src/a.rs`"] {
+        for line in [
+            "x is there. Closes issue #1",
+            "- [task:task-uid]",
+            "- Risk: low",
+            "1 files, +1 -1",
+            "- `src/a.rs`",
+        ] {
             assert!(pull.body.contains(line), "{line}: {}", pull.body);
         }
     }

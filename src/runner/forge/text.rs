@@ -1,7 +1,7 @@
 //! What people read on a pull request: title, body, labels, the comment of a review, the message of a
 //! merge (spec agents 1.3, steps 7b and 5.5).
 //!
-//! Pure. What a Task says is quoted so that it cannot close an issue of its own or end a comment of ours.
+//! Pure. What a Task says closes no issue of the repository (`commit::without_closing`).
 
 use std::fmt::Write;
 
@@ -10,7 +10,7 @@ use crate::crd::run::{ReviewResult, ReviewVerdict};
 use crate::crd::task::RiskLevel;
 use crate::crd::wire::Inputs;
 use crate::runner::checkout::RUN_TRAILER;
-use crate::runner::publish::commit::{TASK_TRAILER, one_line};
+use crate::runner::publish::commit::{TASK_TRAILER, one_line, without_closing};
 use crate::runner::review::change::ChangedFile;
 
 /// Files that a body lists.
@@ -40,7 +40,7 @@ pub fn pull_request(inputs: &Inputs, files: &[ChangedFile], note: &str) -> Text 
     let (task, spec) = (&inputs.spec.task_ref, &inputs.spec.inputs);
     let mut body = String::new();
     let goal: String = spec.goal.chars().take(MAX_GOAL).collect();
-    let _ = writeln!(body, "## Goal\n{}\n", goal.trim());
+    let _ = writeln!(body, "## Goal\n{}\n", without_closing(goal.trim()));
     let _ = writeln!(body, "## Task\n- [task:{}]", task.uid);
     let _ = writeln!(body, "- Task: `{}/{}`, Run: `{}`", inputs.namespace, task.name, inputs.run);
     let _ = writeln!(body, "- Risk: {}", risk(spec.risk_level));

@@ -3,6 +3,9 @@
 //! Must not read the work tree.
 
 use std::path::Path;
+use std::sync::LazyLock;
+
+use regex::Regex;
 
 use super::change::Change;
 use crate::crd::wire::Inputs;
@@ -72,10 +75,26 @@ pub fn message(inputs: &Inputs, changes: &[Change]) -> String {
     text
 }
 
-/// A title as the end of a subject line.
+/// A title as the end of a subject line, which closes nothing.
 pub fn one_line(title: &str) -> String {
     let words = title.split(|c: char| c.is_whitespace() || c.is_control());
-    words.filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
+    without_closing(&words.filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" "))
+}
+
+/// `text` in which no keyword closes an issue: forges read them in commit messages and in descriptions of
+/// pull requests, and close what stands behind them with the merge. `Closes #3` becomes `Closes issue #3`,
+/// which links and does not close.
+pub fn without_closing(text: &str) -> String {
+    static CLOSING: LazyLock<Option<Regex>> = LazyLock::new(|| {
+        let keyword =
+            r"(?i)\b(close[sd]?|fix(?:e[sd])?|resolve[sd]?|closing|fixing|resolving|implement(?:s|ed|ing)?)";
+        let reference = r"((?:[\w.-]+/[\w./-]+)?[#!]\d|gh-\d|https?://\S+/(?:issues|pulls?|merge_requests|work_items)/\d)";
+        Regex::new(&format!(r"{keyword}(\s*:?\s*){reference}")).ok()
+    });
+    match &*CLOSING {
+        Some(closing) => closing.replace_all(text, "${1}${2} issue ${3}").replace("  issue ", " issue "),
+        None => text.into(),
+    }
 }
 
 /// Pushes `commit` to the Run's branch and returns the branch's head: that commit, or one that this
@@ -122,6 +141,22 @@ mod tests {
 
     /// Rows of the vector `commit_message`, with our trailers; a title of several lines becomes one,
     /// because its first line is the subject.
+    #[rstest::rstest]
+    #[case("Closes #3", "Closes issue #3")]
+    #[case("this fixes: #3 and resolves team/app#4.", "this fixes: issue #3 and resolves issue team/app#4.")]
+    #[case("FIX GH-7", "FIX issue GH-7")]
+    #[case("closed https://example.com/t/a/issues/9", "closed issue https://example.com/t/a/issues/9")]
+    #[case("Implements !5", "Implements issue !5")]
+    #[case("close\n\n#3", "close\n\n issue #3")]
+    #[case("see #3", "see #3")]
+    #[case("a prefix #3 of it", "a prefix #3 of it")]
+    #[case("fix the parser of #include", "fix the parser of #include")]
+    fn what_a_task_says_closes_no_issue(#[case] text: &str, #[case] becomes: &str) {
+        assert_eq!(without_closing(text), becomes);
+        assert_eq!(without_closing(becomes), becomes, "once");
+        assert!(message(&inputs(text), &[]).starts_with(&format!("[openTiger] {}", one_line(becomes))));
+    }
+
     #[test]
     fn the_message_names_task_and_at_most_ten_files() {
         let trailers = "\n\nOpenTiger-Task: team/add-x\nOpenTiger-Run: 77\n";
