@@ -169,11 +169,11 @@ pub async fn run(inputs: &Inputs, paths: &Paths, stop: &CancellationToken) -> Co
     };
     let paths = &access.paths;
     let base = &inputs.spec.repository.base_branch;
-    let done = |head: String, summary: String| ContainerResult {
-        head: Some(head),
-        summary,
-        ..ContainerResult::new(Outcome::Success)
+    let done = |head: String, summary: String| {
+        println!("[opentiger] {summary} at {head}");
+        ContainerResult { head: Some(head), summary, ..ContainerResult::new(Outcome::Success) }
     };
+    println!("[opentiger] fetching {base}");
     if let Err(error) = trust::write(inputs, &paths.system_authorities, &paths.authorities, &paths.trusted) {
         return error.into_result();
     }
