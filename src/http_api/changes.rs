@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use super::change_feed::{PAGE, Signal};
 use super::error::{ApiError, ErrorBody};
-use super::live::{MAX_LIFE, Outlet, Place, outlet, sse};
+use super::live::{MAX_LIFE, Outlet, Place, ServerSentEvent, outlet, sse};
 use super::state::ApiState;
 use crate::postgres::changes::{Batch, Extent, after, extent};
 use crate::postgres::{self};
@@ -74,7 +74,7 @@ impl Position {
 /// (read everything again) come first, then one `change` for each changed row.
 #[utoipa::path(get, path = "/events/stream", tag = "events",
     params(("Last-Event-ID" = Option<String>, Header, description = "id of the last event that was received; what came after it is sent")),
-    responses((status = 200, body = Change, content_type = "text/event-stream", description = "events `ready`, `change`, `position` (only an id), `reset`; comments as heartbeats"),
+    responses((status = 200, body = ServerSentEvent, content_type = "text/event-stream", description = "events `ready`, `change`, `position` (only an id), `reset`; comments as heartbeats"),
         (status = 401, body = ErrorBody), (status = 403, body = ErrorBody), (status = 503, body = ErrorBody)))]
 pub async fn stream(
     State(state): State<ApiState>,

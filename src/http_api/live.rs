@@ -10,6 +10,7 @@ use futures::Stream;
 use futures::stream::BoxStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
+use utoipa::ToSchema;
 
 use super::change_feed::ChangeFeed;
 use super::error::ApiError;
@@ -129,6 +130,19 @@ impl<T> Outlet<T> {
     pub async fn gone(&self) {
         self.sender.closed().await;
     }
+}
+
+/// An event of a stream (WHATWG HTML, server-sent events), for the description of the API.
+#[derive(Debug, ToSchema)]
+pub struct ServerSentEvent {
+    /// What it is: `log` or `end` of a log; `ready`, `change` or `reset` of the changes.
+    pub event: Option<String>,
+    /// For `Last-Event-ID`.
+    pub id: Option<String>,
+    /// JSON: `FollowedLine` of a `log`, `FollowedEnd` of an `end`, `Change` of a `change`, else an empty
+    /// object.
+    #[schema(content_media_type = "application/json")]
+    pub data: Option<String>,
 }
 
 /// An answer of server-sent events with heartbeats, which go on whatever the stream waits for.

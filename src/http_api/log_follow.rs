@@ -36,14 +36,6 @@ const LINES: (usize, usize) = (2000, 20_000);
 const MIN_WAIT: Duration = Duration::from_millis(500);
 const MAX_WAIT: Duration = Duration::from_secs(5);
 
-/// Data of an event of the stream.
-#[derive(Debug, Serialize, ToSchema)]
-#[serde(untagged)]
-pub enum FollowedEvent<'a> {
-    Log(FollowedLine<'a>),
-    End(FollowedEnd<'a>),
-}
-
 /// Data of a `log` event.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct FollowedLine<'a> {
@@ -184,10 +176,8 @@ pub async fn follow(
                 }
             }
             let status = status(&state, uid).await.unwrap_or_default();
-            if let Ok(event) = Event::default()
-                .event("end")
-                .id(positions.id())
-                .json_data(FollowedEvent::End(FollowedEnd { status: &status }))
+            if let Ok(event) =
+                Event::default().event("end").id(positions.id()).json_data(FollowedEnd { status: &status })
             {
                 let _ = outlet.send(event).await;
             }
@@ -206,7 +196,7 @@ async fn deliver(outlet: &Outlet<Event>, positions: &mut Positions, sent: &Sent)
     let Sent { container, at, order, text } = sent;
     let position = Position::advance(positions.0.get(container).copied(), *order);
     positions.0.insert(container, position);
-    let line = FollowedEvent::Log(FollowedLine { container, timestamp: *at, line: text });
+    let line = FollowedLine { container, timestamp: *at, line: text };
     match Event::default().event("log").id(positions.id()).json_data(line) {
         Ok(event) => outlet.send(event).await,
         Err(_) => false,

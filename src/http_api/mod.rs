@@ -244,10 +244,13 @@ fn open_mode(config: &ApiConfig) -> Result<OpenMode, Error> {
 }
 
 #[derive(OpenApi)]
-#[openapi(info(
-    title = "openTiger",
-    description = "Tasks, their Runs and the agents that work on them. Lists are ordered newest first (agents by pool and slot) and paged with `limit` and `cursor`."
-))]
+#[openapi(
+    info(
+        title = "openTiger",
+        description = "Tasks, their Runs and the agents that work on them. Lists are ordered newest first (agents by pool and slot) and paged with `limit` and `cursor`."
+    ),
+    components(schemas(changes::Change, log_follow::FollowedLine, log_follow::FollowedEnd))
+)]
 struct Document;
 
 fn routes() -> OpenApiRouter<ApiState> {

@@ -12,7 +12,8 @@ use uuid::Uuid;
 
 use super::error::{ApiError, ErrorBody};
 use super::live::Place;
-use super::log_follow::{self, FollowedEvent};
+use super::live::ServerSentEvent;
+use super::log_follow;
 use super::log_lines;
 use super::query::{Params, page};
 use super::state::ApiState;
@@ -287,7 +288,7 @@ pub async fn get(
         ("lines" = Option<u32>, Query, description = "of a stream: lines of each container to begin with, 1 to 20000 (default 2000)"),
         ("Last-Event-ID" = Option<String>, Header, description = "of a stream: id of the last event that was received; what came after it is sent")),
     responses((status = 200, description = "logs; a stream of events `log` and `end`",
-            content((RunLogs = "application/json"), (FollowedEvent = "text/event-stream"))),
+            content((RunLogs = "application/json"), (ServerSentEvent = "text/event-stream"))),
         (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
         (status = 403, body = ErrorBody), (status = 404, body = ErrorBody), (status = 503, body = ErrorBody)))]
 pub async fn logs(
