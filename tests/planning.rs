@@ -67,7 +67,7 @@ async fn take(
     let token = headers["authorization"].to_str().expect("text").to_owned();
     let tasks = plan.tasks.iter().map(|task| task.name.clone()).collect();
     sent.plans.push((token, plan));
-    Ok(Json(HandedOver { tasks, earlier: false }))
+    Ok(Json(HandedOver { tasks, earlier: false, warnings: Vec::new() }))
 }
 
 /// Serves `router` on loopback and returns its URL.
@@ -389,6 +389,10 @@ async fn a_system_that_is_to_plan_starts_one_task_for_it_and_says_so() {
 #[case::nothing("System", json!({"planner": {"enabled": true}}), "either requirement or requirementPath")]
 #[case::both("System", json!({"planner": {"enabled": true, "requirement": "r", "requirementPath": "p"}}), "either requirement")]
 #[case::path("System", json!({"planner": {"requirementPath": "../x"}}), "must be relative to the repository")]
+#[case::issues_mode("System", json!({"planner": {"enabled": true, "issues": {"labels": ["opentiger"]}}}), "planner.issues: is for repository mode GitHub only")]
+#[case::issues_labels("System", json!({"planner": {"issues": {"labels": []}}}), "spec.planner.issues.labels")]
+#[case::issues_mark("System", json!({"planner": {"issues": {"labels": ["opentiger-imported"]}}}), "labels: must not be blank, hold a comma, or be opentiger-imported")]
+#[case::issues_role("System", json!({"planner": {"issues": {"labels": ["a"], "defaultRole": "Judge"}}}), "defaultRole: must be Worker, Tester or Docser")]
 #[case::interval("System", json!({"planner": {"interval": "0s"}}), "interval: must be a duration between 1s and 720h")]
 #[tokio::test]
 async fn what_cannot_be_planned_is_refused_with_what_to_change(

@@ -10,9 +10,11 @@ mod vectors;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use opentiger::crd::planner::IssueImport;
 use opentiger::crd::pool::Role;
 use opentiger::crd::task::{RiskLevel, TaskContext};
 use opentiger::plan::area;
+use opentiger::plan::planner::issue::{Issue, refusal, text as issue_text};
 use opentiger::plan::planner::requirement::{self, Impact, Requirement};
 use opentiger::plan::planner::{
     Active, PlannedTask, dependencies, ensure_foundation, is_untouched, output, paths, role,
@@ -56,6 +58,7 @@ fn planned(value: &Value) -> PlannedTask {
             files: strings(&value["context"]["files"]),
             specs: text(&value["context"]["specs"]).to_owned(),
             notes: text(&value["context"]["notes"]).to_owned(),
+            issue: None,
         },
     }
 }
@@ -275,6 +278,70 @@ fn requirement_parsing() {
                 "notes": read.notes,
             });
             json!([parts, read.missing, read.is_usable()])
+        },
+    );
+}
+
+#[test]
+fn issue_metadata() {
+    check_mapped("issue_metadata", whole, |input| {
+        let (labels, body) = (strings(&input["labels"]), text(&input["body"]));
+        let risk = match issue_text::risk(&labels) {
+            RiskLevel::Low => "low",
+            RiskLevel::Medium => "medium",
+            RiskLevel::High => "high",
+        };
+        json!({
+            "role": issue_text::role(&labels, body).map(word),
+            "risk": risk,
+            "priority": issue_text::priority(&labels),
+            "allowedPaths": issue_text::allowed_paths(body, &[]),
+            "dependencies": issue_text::dependencies(body),
+            "refs": issue_text::references(body),
+        })
+    });
+}
+
+#[test]
+fn issue_allowed_paths_fallback() {
+    check_mapped("issue_allowed_paths_fallback", whole, |input| {
+        json!(issue_text::allowed_paths(text(&input["body"]), &strings(&input["fallback"])))
+    });
+}
+
+#[test]
+fn pr_linked_issues() {
+    check_mapped("pr_linked_issues", whole, |input| {
+        json!(issue_text::linked(text(&input["title"]), text(&input["body"])))
+    });
+}
+
+#[test]
+fn allowed_path_token() {
+    check_mapped("allowed_path_token", whole, |input| json!(issue_text::patterns(text(input))));
+}
+
+/// One derivation serves both ways in: risk and priority are those of `issue_metadata`, and Japanese keys
+/// name a role here too. What is compared is whether there is a Task, and its role.
+#[test]
+fn planner_issue_simple() {
+    check_mapped(
+        "planner_issue_simple",
+        |output| output["tasks"][0]["role"].clone(),
+        |input| {
+            let labels = strings(&input["labels"]);
+            let body = text(&input["body"]);
+            let issue = Issue {
+                number: input["number"].as_i64().expect("a number"),
+                title: text(&input["title"]).to_owned(),
+                body: body.to_owned(),
+                labels: labels.clone(),
+                url: String::new(),
+            };
+            match refusal(&issue, &[], &IssueImport { limit: 1, ..IssueImport::default() }) {
+                Some(_) => Value::Null,
+                None => json!(issue_text::role(&labels, body).map(word)),
+            }
         },
     );
 }

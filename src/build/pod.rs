@@ -316,6 +316,10 @@ fn publish(spec: &RunSpec, runner: &RunnerImage) -> Container {
         }
         Purpose::Plan => {
             mounts.push(mount("exchange", path::EXCHANGE, true));
+            // To mark the issues that have become Tasks.
+            if spec.plan.as_ref().is_some_and(|plan| plan.issues.is_some()) {
+                mounts.extend(credentials_mount(spec));
+            }
         }
         Purpose::Merge => mounts.extend(credentials_mount(spec)),
     }

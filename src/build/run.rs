@@ -74,6 +74,8 @@ fn plan_target(task: &Task, system: &System) -> Option<PlanTarget> {
         // A Task that a person wrote says itself what it is planned from.
         requirement_path: settings.requirement_path.clone().filter(|_| own),
         unless_signature: last.filter(|_| own && skips),
+        issues: settings.issues.clone().filter(|_| own),
+        issues_only: own && settings.requirement.is_none() && settings.requirement_path.is_none(),
     })
 }
 

@@ -30,8 +30,10 @@ pub const PARENT_UID: &str = "opentiger.dev/parent-uid";
 /// Who made a Task that no person applied: `rework`, `judge`, `planner`, `api`. Only Tasks with this
 /// label are pruned.
 pub const CREATED_BY: &str = "opentiger.dev/created-by";
-/// Why a Task of ours was made, e.g. `plan`, `rework`, `autofix`, `autofix_conflict`, `recreate`, `docser`.
+/// Why a Task of ours was made, e.g. `plan`, `issue`, `rework`, `autofix`, `autofix_conflict`, `recreate`, `docser`.
 pub const ORIGIN: &str = "opentiger.dev/origin";
+/// On a Task that was made of an issue: its number.
+pub const ISSUE: &str = "opentiger.dev/issue";
 /// Uid of the Operation that asked for a Task that plans.
 pub const OPERATION: &str = "opentiger.dev/operation";
 /// Number of rework splits between a Task and its first ancestor.
@@ -51,6 +53,8 @@ pub const PLANNER: &str = "planner";
 pub const API: &str = "api";
 /// Value of [`ORIGIN`] of the same.
 pub const PLAN: &str = "plan";
+/// Value of [`ORIGIN`] of Tasks that were made of issues.
+pub const FROM_ISSUE: &str = "issue";
 /// Value of [`MANAGED_BY`].
 pub const MANAGER: &str = "opentiger";
 

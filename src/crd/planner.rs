@@ -7,6 +7,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::pool::Role;
 use super::{GoDuration, task::TaskSpec};
 
 /// How the summary of a Plan Run begins that found the requirement and the repository as they were for
@@ -16,7 +17,7 @@ pub const NO_DIFF: &str = "no_diff";
 /// Whether and from what Tasks are planned.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("!self.enabled || has(self.requirement) != has(self.requirementPath)").message("planner: name what to plan from, either requirement or requirementPath"))]
+#[x_kube(validation = Rule::new("!self.enabled || has(self.requirement) != has(self.requirementPath) || (has(self.issues) && !has(self.requirement))").message("planner: name what to plan from, either requirement or requirementPath, or issues, or issues and one of both"))]
 pub struct PlannerSettings {
     /// True: an agent of role Planner turns the requirement into Tasks.
     #[serde(default)]
@@ -32,6 +33,10 @@ pub struct PlannerSettings {
     #[schemars(length(min = 1, max = 512))]
     #[x_kube(validation = Rule::new("!self.startsWith('/') && !self.matches('(^|/)[.][.](/|$)')").message("requirementPath: must be relative to the repository and must not contain '..'"))]
     pub requirement_path: Option<String>,
+    /// Issues of the forge that become Tasks, before the requirement is looked at. For repository mode
+    /// GitHub.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issues: Option<IssueImport>,
     /// Least time between two plans, and between two tries.
     #[serde(default = "default_interval")]
     #[x_kube(validation = Rule::new("self.matches('^([0-9]+([.][0-9]+)?(ms|s|m|h))+$') && duration(self) >= duration('1s') && duration(self) <= duration('720h')").message("interval: must be a duration between 1s and 720h, such as 5m"))]
@@ -54,6 +59,7 @@ impl Default for PlannerSettings {
             enabled: false,
             requirement: None,
             requirement_path: None,
+            issues: None,
             interval: default_interval(),
             skip_same_signature: true,
             auto_replan: true,
@@ -67,6 +73,30 @@ impl PlannerSettings {
     pub fn interval(&self) -> Duration {
         GoDuration::or(Some(&self.interval), Duration::from_secs(300))
     }
+}
+
+/// Which issues of the forge become Tasks. Whoever can label an issue of the repository, and whoever
+/// wrote it, says what an agent is to do.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct IssueImport {
+    /// Labels that an open issue has, all of them.
+    #[schemars(length(min = 1, max = 10), inner(length(min = 1, max = 50)))]
+    #[x_kube(validation = Rule::new("self.all(l, l.matches('^[^,[:cntrl:]]*[^,[:space:][:cntrl:]][^,[:cntrl:]]*$') && l != 'opentiger-imported')").message("labels: must not be blank, hold a comma, or be opentiger-imported, which marks issues that are Tasks already"))]
+    pub labels: Vec<String>,
+    /// Most issues that become Tasks at a time; the others are next when these Tasks have ended.
+    #[serde(default = "default_issue_limit")]
+    #[schemars(range(min = 1, max = 100))]
+    pub limit: i32,
+    /// Role of the Task of an issue that names none, by a label or a line such as `Role: worker`. Absent:
+    /// such an issue does not become a Task.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("self in ['Worker', 'Tester', 'Docser']").message("defaultRole: must be Worker, Tester or Docser"))]
+    pub default_role: Option<Role>,
+}
+
+fn default_issue_limit() -> i32 {
+    20
 }
 
 fn default_interval() -> GoDuration {
@@ -113,7 +143,8 @@ pub struct PlannerStatus {
     pub last_result: String,
 }
 
-/// A plan as the Pod of a Plan Run hands it over to the API.
+/// A plan as the Pod of a Plan Run hands it over to the API; or the issues that it has found, as Tasks
+/// whose context names them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PlanHandOver {
@@ -139,6 +170,9 @@ pub struct HandedOver {
     pub tasks: Vec<String>,
     /// An earlier attempt had handed over another plan: its Tasks stand, this plan made none.
     pub earlier: bool,
+    /// What was left out, for people.
+    #[serde(default)]
+    pub warnings: Vec<String>,
 }
 
 /// For purpose Plan: what is planned from, and when not again.
@@ -153,4 +187,10 @@ pub struct PlanTarget {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub unless_signature: Option<String>,
+    /// Issues that become Tasks. With any there is no plan beside them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issues: Option<IssueImport>,
+    /// There is no requirement, only issues.
+    #[serde(default)]
+    pub issues_only: bool,
 }

@@ -34,6 +34,7 @@ pub const NAME: &str = "default";
     status = "SystemStatus",
     doc = "The System holds the settings of a namespace: repository, dispatch, recovery, and the runtime hatch.",
     validation = Rule::new("self.metadata.name == 'default'").message("name: there is one System in a namespace and it must be named 'default'"),
+    validation = Rule::new("!has(self.spec.planner) || !has(self.spec.planner.issues) || self.spec.repository.mode == 'GitHub'").message("planner.issues: is for repository mode GitHub only, no other has issues"),
     printcolumn(name = "Hatch", type_ = "string", json_path = ".status.hatch.state"),
     printcolumn(name = "Repository", type_ = "string", json_path = ".spec.repository.url"),
     printcolumn(name = "Max", type_ = "integer", json_path = ".spec.dispatch.maxConcurrent"),

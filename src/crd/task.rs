@@ -184,6 +184,25 @@ pub struct TaskContext {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 16384))]
     pub notes: String,
+    /// Issue of the forge that the Task is about. In repository mode GitHub the merge of its pull request
+    /// closes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issue: Option<IssueRef>,
+}
+
+/// An issue of the repository on its forge.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct IssueRef {
+    #[schemars(range(min = 1, max = 9_999_999_999_i64))]
+    pub number: i64,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 200))]
+    pub title: String,
+    /// Where people read it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 512))]
+    pub url: String,
 }
 
 /// Where a Task stands. `Done` and `Cancelled` are final.

@@ -22,8 +22,10 @@ use super::plan_store::{Caller, PlanStore};
 use super::state::ApiState;
 use crate::crd::planner::{HandedOver, PlanHandOver, PlanTask};
 use crate::crd::pool::Role;
-use crate::crd::{Purpose, Run, RunPhase, Task, labels};
-use crate::plan::planner::{Active, MAX_DEPENDENCIES, MAX_NAME, MAX_TASKS, NamedTask, is_name_of, wait_for};
+use crate::crd::{Purpose, Run, RunPhase, Task, TaskSpec, labels};
+use crate::plan::planner::{
+    Active, MAX_DEPENDENCIES, MAX_NAME, MAX_TASKS, NamedTask, is_name_of, issue, wait_for,
+};
 
 /// Largest body, in bytes: a plan of the largest answer with what is added to it.
 pub const MAX_PLAN_BYTES: usize = 2 * 1024 * 1024;
@@ -38,11 +40,13 @@ pub struct Planned {
     tasks: Vec<String>,
     /// An earlier attempt had handed over another plan: its Tasks stand, this plan made none.
     earlier: bool,
+    /// What was left out, for people.
+    warnings: Vec<String>,
 }
 
 impl From<HandedOver> for Planned {
-    fn from(HandedOver { tasks, earlier }: HandedOver) -> Self {
-        Self { tasks, earlier }
+    fn from(HandedOver { tasks, earlier, warnings }: HandedOver) -> Self {
+        Self { tasks, earlier, warnings }
     }
 }
 
@@ -126,10 +130,16 @@ fn parse(body: &[u8]) -> Result<PlanHandOver, ApiError> {
     }
     let mut earlier = HashSet::new();
     for PlanTask { name, spec } in &plan.tasks {
-        if name.len() > MAX_NAME || !is_name_of(&plan.signature, name) {
+        let named = match issue_of(spec) {
+            Some(number) => issue::is_name_of(number, name),
+            None => is_name_of(&plan.signature, name),
+        };
+        if name.len() > MAX_NAME || !named {
             return Err(ApiError::invalid("tasks", format!("{name} is not a name of this plan")));
         }
-        if !spec.dependencies.iter().all(|on| earlier.contains(on.as_str())) {
+        // An issue may also wait for one that became a Task before.
+        let known = |on: &str| earlier.contains(on) || (issue_of(spec).is_some() && issue::is_name(on));
+        if !spec.dependencies.iter().all(|on| known(on)) {
             return Err(ApiError::invalid(
                 "tasks",
                 format!("{name} must depend on earlier tasks of the plan only"),
@@ -148,6 +158,11 @@ fn parse(body: &[u8]) -> Result<PlanHandOver, ApiError> {
     Ok(plan)
 }
 
+/// Number of the issue that a Task is about.
+fn issue_of(spec: &TaskSpec) -> Option<i64> {
+    Some(spec.context.as_ref()?.issue.as_ref()?.number)
+}
+
 /// Creates the Tasks of the plan, unless another plan of the same Task has come first.
 async fn take(
     store: &dyn PlanStore,
@@ -160,14 +175,17 @@ async fn take(
     let annotation = |task: &&Task| task.metadata.annotations.as_ref()?.get(labels::PLAN_HASH).cloned();
     if children.iter().any(|child| annotation(child).as_deref() != Some(hash)) {
         let tasks = children.iter().filter_map(|child| child.metadata.name.clone()).collect();
-        return Ok(HandedOver { tasks, earlier: true });
+        return Ok(HandedOver { tasks, earlier: true, warnings: Vec::new() });
     }
+    let existing: HashSet<&str> = all.iter().filter_map(|task| task.metadata.name.as_deref()).collect();
+    let mut plan = plan.clone();
+    let warnings = without_unknown(&mut plan.tasks, &existing);
     let active: Vec<Active> = others
         .iter()
         .filter(|task| task.spec.role != Role::Planner)
         .filter_map(|task| Active::of(task))
         .collect();
-    let tasks: Vec<Task> = plan.tasks.iter().map(|task| object(task, parent, plan, hash, &active)).collect();
+    let tasks: Vec<Task> = plan.tasks.iter().map(|task| object(task, parent, &plan, hash, &active)).collect();
     let known: HashSet<&str> = children.iter().filter_map(|child| child.metadata.name.as_deref()).collect();
     let missing =
         || tasks.iter().filter(|task| !known.contains(task.metadata.name.as_deref().unwrap_or_default()));
@@ -178,6 +196,7 @@ async fn take(
     for task in missing() {
         if let Some(existing) = store.create(task).await?
             && !is_child(&existing, parent)
+            && !is_same_issue(&existing, task)
         {
             let name = existing.metadata.name.unwrap_or_default();
             return Err(ApiError::conflict("name_taken", format!("another Task has the name {name}")));
@@ -186,7 +205,33 @@ async fn take(
     Ok(HandedOver {
         tasks: tasks.into_iter().filter_map(|task| task.metadata.name).collect(),
         earlier: false,
+        warnings,
     })
+}
+
+/// Leaves out the dependencies of issues on issues that are no Tasks, and says so.
+fn without_unknown(tasks: &mut [PlanTask], existing: &HashSet<&str>) -> Vec<String> {
+    let planned: HashSet<String> = tasks.iter().map(|task| task.name.clone()).collect();
+    let mut warnings = Vec::new();
+    for PlanTask { name, spec } in tasks {
+        spec.dependencies.retain(|on| {
+            let known = planned.contains(on) || existing.contains(on.as_str());
+            if !known {
+                warnings.push(format!("{name} does not wait for {on}: there is no such Task"));
+            }
+            known
+        });
+    }
+    warnings
+}
+
+/// The Task of the same issue, from an earlier import: an issue becomes one Task.
+fn is_same_issue(existing: &Task, task: &Task) -> bool {
+    let issue = |task: &Task| task.metadata.labels.as_ref()?.get(labels::ISSUE).cloned();
+    let by_planner = existing.metadata.labels.as_ref().and_then(|labels| labels.get(labels::CREATED_BY));
+    issue(task).is_some()
+        && issue(task) == issue(existing)
+        && by_planner.is_some_and(|by| by == labels::PLANNER)
 }
 
 fn is_child(task: &Task, parent: &Task) -> bool {
@@ -201,22 +246,20 @@ fn object(planned: &PlanTask, parent: &Task, plan: &PlanHandOver, hash: &str, ac
     named.spec.dependencies.truncate(MAX_DEPENDENCIES);
     let mut task = Task::new(&named.name, named.spec);
     let text = |value: Option<&String>| value.cloned().unwrap_or_default();
-    task.metadata.labels = Some(
-        [
-            (labels::MANAGED_BY, labels::MANAGER.to_owned()),
-            (labels::CREATED_BY, labels::PLANNER.to_owned()),
-            (labels::ORIGIN, labels::PLAN.to_owned()),
-            (labels::PARENT, text(parent.metadata.name.as_ref())),
-            (labels::PARENT_UID, text(parent.metadata.uid.as_ref())),
-        ]
-        .map(|(key, value)| (key.to_owned(), value))
-        .into(),
-    );
-    task.metadata.annotations = Some(
-        [(labels::PLAN_SIGNATURE, plan.signature.clone()), (labels::PLAN_HASH, hash.to_owned())]
-            .map(|(key, value)| (key.to_owned(), value))
-            .into(),
-    );
+    let issue = issue_of(&task.spec);
+    let own = [
+        (labels::MANAGED_BY, labels::MANAGER.to_owned()),
+        (labels::CREATED_BY, labels::PLANNER.to_owned()),
+        (labels::ORIGIN, if issue.is_some() { labels::FROM_ISSUE } else { labels::PLAN }.to_owned()),
+        (labels::PARENT, text(parent.metadata.name.as_ref())),
+        (labels::PARENT_UID, text(parent.metadata.uid.as_ref())),
+    ];
+    let of_issue = issue.map(|number| (labels::ISSUE, number.to_string()));
+    let all = own.into_iter().chain(of_issue);
+    task.metadata.labels = Some(all.map(|(key, value)| (key.to_owned(), value)).collect());
+    let signature = issue.is_none().then(|| (labels::PLAN_SIGNATURE, plan.signature.clone()));
+    let notes = signature.into_iter().chain([(labels::PLAN_HASH, hash.to_owned())]);
+    task.metadata.annotations = Some(notes.map(|(key, value)| (key.to_owned(), value)).collect());
     task
 }
 

@@ -7,7 +7,7 @@ use futures::future::BoxFuture;
 
 use super::*;
 use crate::crd::run::TaskRef;
-use crate::crd::task::{TaskSpec, TaskStatus};
+use crate::crd::task::{IssueRef, TaskContext, TaskSpec, TaskStatus};
 use crate::crd::{RunSpec, RunStatus, TaskPhase};
 
 const SIGNATURE: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
@@ -214,4 +214,65 @@ fn a_body_that_is_no_plan_is_refused_with_its_reason() {
     let mut judge = planned(1, "a", &[]);
     judge.spec.role = Role::Planner;
     assert!(refusal(&body(vec![judge])).contains("role"));
+}
+
+fn of_issue(number: i64, on: &[&str]) -> PlanTask {
+    let mut task = planned(1, "x", on);
+    task.name = format!("issue-{number}-abcdef");
+    let issue = IssueRef { number, ..IssueRef::default() };
+    task.spec.context = Some(TaskContext { issue: Some(issue), ..TaskContext::default() });
+    task
+}
+
+#[tokio::test]
+async fn issues_become_tasks_that_wait_for_tasks_only() {
+    let store = Memory::planning();
+    let mut earlier = Task::new("issue-2-abcdef", TaskSpec::default());
+    earlier.status = Some(TaskStatus { phase: TaskPhase::Done, ..TaskStatus::default() });
+    store.tasks.lock().unwrap().push(earlier);
+    let body =
+        body(vec![of_issue(7, &[]), of_issue(8, &["issue-7-abcdef", "issue-2-abcdef", "issue-3-abcdef"])]);
+    let done = hand(&store, &body).await.unwrap();
+    assert_eq!((done.tasks.len(), done.warnings.len()), (2, 1));
+    assert!(done.warnings[0].contains("does not wait for issue-3-abcdef"), "{:?}", done.warnings);
+    let task = store.find("issue-8-abcdef").unwrap();
+    assert_eq!(task.spec.dependencies, ["issue-7-abcdef", "issue-2-abcdef"]);
+    let labels = task.metadata.labels.unwrap();
+    assert_eq!((labels[labels::ISSUE].as_str(), labels[labels::ORIGIN].as_str()), ("8", "issue"));
+    // The plan of the requirement stays the last one.
+    assert!(!task.metadata.annotations.unwrap().contains_key(labels::PLAN_SIGNATURE));
+}
+
+#[tokio::test]
+async fn an_issue_that_is_a_task_already_becomes_no_second_one_and_stops_no_other() {
+    let store = Memory::planning();
+    let mut earlier =
+        Task::new("issue-7-abcdef", TaskSpec { title: "as it was".into(), ..TaskSpec::default() });
+    let own =
+        [(labels::CREATED_BY, labels::PLANNER), (labels::ISSUE, "7"), (labels::PARENT_UID, "uid-earlier")];
+    earlier.metadata.labels = Some(own.map(|(key, value)| (key.to_owned(), value.to_owned())).into());
+    store.tasks.lock().unwrap().push(earlier.clone());
+    let done = hand(&store, &body(vec![of_issue(7, &[]), of_issue(8, &[])])).await.unwrap();
+    assert_eq!(done.tasks, ["issue-7-abcdef", "issue-8-abcdef"]);
+    assert_eq!(store.find("issue-7-abcdef").unwrap().spec.title, "as it was");
+    // A person's Task of that name is another matter.
+    earlier.metadata.labels = None;
+    let store = Memory::planning();
+    store.tasks.lock().unwrap().push(earlier);
+    let refused = hand(&store, &body(vec![of_issue(7, &[])])).await.unwrap_err();
+    assert!(refused.contains("name_taken"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_task_of_an_issue_has_the_name_of_its_number() {
+    let mut other = of_issue(7, &[]);
+    other.name = "issue-70-abcdef".into();
+    let store = Memory::planning();
+    assert!(hand(&store, &body(vec![other])).await.unwrap_err().contains("is not a name of this plan"));
+    let mut plain = of_issue(7, &[]);
+    plain.spec.context = None;
+    assert!(hand(&store, &body(vec![plain])).await.unwrap_err().contains("is not a name of this plan"));
+    let waits = planned(1, "a", &["issue-7-abcdef"]);
+    assert!(hand(&store, &body(vec![waits])).await.unwrap_err().contains("earlier tasks of the plan only"));
+    assert!(store.names().is_empty());
 }

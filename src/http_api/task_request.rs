@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::error::ApiError;
 use super::fields::Fields;
-use crate::crd::task::{DEFAULT_TIMEBOX_SECS, RiskLevel, TaskContext};
+use crate::crd::task::{DEFAULT_TIMEBOX_SECS, IssueRef, RiskLevel, TaskContext};
 use crate::crd::{GoDuration, Role, TaskSpec};
 
 /// The one kind of work that can be asked for.
@@ -48,7 +48,6 @@ pub struct CreateContext {
     files: Option<Vec<String>>,
     specs: Option<String>,
     notes: Option<String>,
-    /// Becomes a line of the notes.
     issue: Option<ContextIssue>,
 }
 
@@ -137,33 +136,22 @@ pub(super) fn context(fields: &Fields) -> Result<Option<TaskContext>, ApiError> 
     if context.has("research") {
         return Err(context.invalid("research", "is not supported"));
     }
-    let mut notes: String = context.optional("notes")?.unwrap_or_default();
-    if let Some(issue) = issue(&context)? {
-        if !notes.is_empty() {
-            notes.push('\n');
-        }
-        notes.push_str(&issue);
-    }
     Ok(Some(TaskContext {
         files: context.optional("files")?.unwrap_or_default(),
         specs: context.optional("specs")?.unwrap_or_default(),
-        notes,
+        notes: context.optional("notes")?.unwrap_or_default(),
+        issue: issue(&context)?,
     }))
 }
 
-/// `context.issue` as a line of the notes, which the agent reads.
-fn issue(context: &Fields) -> Result<Option<String>, ApiError> {
+/// `context.issue`.
+fn issue(context: &Fields) -> Result<Option<IssueRef>, ApiError> {
     let Some(issue) = context.object("issue", "context.issue.")? else { return Ok(None) };
-    let number: i64 = issue.required("number")?;
-    let (title, url): (Option<String>, Option<String>) = (issue.optional("title")?, issue.optional("url")?);
-    let mut line = format!("Issue #{number}");
-    if let Some(title) = title {
-        line.push_str(&format!(": {title}"));
-    }
-    if let Some(url) = url {
-        line.push_str(&format!(" ({url})"));
-    }
-    Ok(Some(line))
+    Ok(Some(IssueRef {
+        number: issue.required("number")?,
+        title: issue.optional("title")?.unwrap_or_default(),
+        url: issue.optional("url")?.unwrap_or_default(),
+    }))
 }
 
 #[cfg(test)]
@@ -194,11 +182,12 @@ mod tests {
     }
 
     #[test]
-    fn an_issue_is_a_line_of_the_notes() {
+    fn an_issue_is_part_of_the_context() {
         let mut body = full();
         body["context"]["issue"] = json!({"number": 12, "title": "It breaks", "url": "https://x/12"});
-        let notes = parse(&body).expect("readable").spec.context.expect("a context").notes;
-        assert_eq!(notes, "n\nIssue #12: It breaks (https://x/12)");
+        let context = parse(&body).expect("readable").spec.context.expect("a context");
+        let issue = IssueRef { number: 12, title: "It breaks".into(), url: "https://x/12".into() };
+        assert_eq!((context.notes.as_str(), context.issue), ("n", Some(issue)));
     }
 
     #[test]

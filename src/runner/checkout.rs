@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use self::manifest::Manifest;
 use super::checkpoint::{self, restore::Restored};
 use super::exchange;
+use super::forge::github::GitHub;
 use super::forge::{Access, ForgeError};
 use super::git::failure;
 use super::git::remote::{Remote, retry};
@@ -178,7 +179,7 @@ pub async fn run(inputs: &Inputs, paths: &Paths, stop: &CancellationToken) -> Co
         return error.into_result();
     }
     match inputs.spec.purpose {
-        Purpose::Execute | Purpose::Plan => prepare(inputs, paths, stop)
+        Purpose::Execute | Purpose::Plan => prepare(inputs, paths, access.forge.as_ref(), stop)
             .await
             .map(|state| done(state.base, format!("checked out {base}")))
             .unwrap_or_else(CheckoutError::into_result),
@@ -193,7 +194,12 @@ pub async fn run(inputs: &Inputs, paths: &Paths, stop: &CancellationToken) -> Co
     }
 }
 
-async fn prepare(inputs: &Inputs, paths: &Paths, stop: &CancellationToken) -> Result<State, CheckoutError> {
+async fn prepare(
+    inputs: &Inputs,
+    paths: &Paths,
+    forge: Option<&GitHub>,
+    stop: &CancellationToken,
+) -> Result<State, CheckoutError> {
     clear(paths).map_err(file("prepare the directories"))?;
     let bare = Git::new(&paths.git_dir(), &paths.private(), stop);
     let mut state = fetch_base(inputs, paths, &bare).await?;
@@ -209,7 +215,7 @@ async fn prepare(inputs: &Inputs, paths: &Paths, stop: &CancellationToken) -> Re
     state.checkpoint = restored != Restored::Nothing;
     state.save(paths).map_err(file("write what was found"))?;
     if inputs.spec.purpose == Purpose::Plan {
-        planning::prepare(inputs, paths, &bare, &state.base).await?;
+        planning::prepare(inputs, paths, &bare, &state.base, forge).await?;
     }
     Ok(state)
 }

@@ -32,6 +32,16 @@ pub struct FakePull {
     pub comments: Vec<(i64, String)>,
 }
 
+/// An open issue.
+#[derive(Clone, Debug, Default)]
+pub struct FakeIssue {
+    pub number: i64,
+    pub title: String,
+    pub body: Option<String>,
+    pub labels: Vec<String>,
+    pub comments: Vec<(i64, String)>,
+}
+
 /// One answer that is given instead of the real one.
 pub struct Fault {
     /// Of the request: method and a part of its path.
@@ -70,6 +80,7 @@ pub struct World {
     /// The token that is accepted.
     pub token: String,
     pub pulls: Vec<FakePull>,
+    pub issues: Vec<FakeIssue>,
     /// Name, status, conclusion.
     pub checks: Vec<(&'static str, &'static str, Option<&'static str>)>,
     /// Context, state.
@@ -155,6 +166,7 @@ impl GitHub {
             repository: repository.into(),
             token: token.into(),
             pulls: Vec::new(),
+            issues: Vec::new(),
             checks: Vec::new(),
             statuses: Vec::new(),
             review_comments: Vec::new(),
@@ -241,6 +253,9 @@ fn answer(world: &mut World, method: &str, path: &str, query: &str, body: &Value
         let number: i64 = number.parse().expect("a number");
         world.pulls.iter().position(|pull| pull.number == number)
     };
+    if let Some(answer) = of_issues(world, method, &parts, query, body) {
+        return answer;
+    }
     match (method, &parts[..]) {
         ("GET", ["pulls"]) => {
             let wanted = |name: &str| {
@@ -394,5 +409,71 @@ fn answer(world: &mut World, method: &str, path: &str, query: &str, body: &Value
             (200, json!({"state": "pending", "sha": sha, "total_count": all.len(), "statuses": all}))
         }
         _ => refusal(404, "Not Found", json!([])),
+    }
+}
+
+/// What is asked about issues, and the list of open pull requests, page by page.
+fn of_issues(
+    world: &mut World,
+    method: &str,
+    parts: &[&str],
+    query: &str,
+    body: &Value,
+) -> Option<(u16, Value)> {
+    let asked = |name: &str| {
+        let value = query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
+        value.unwrap_or_default().replace("%2C", ",").replace("%20", " ")
+    };
+    let page = |all: Vec<Value>| {
+        let number = |name: &str, default| asked(name).parse().unwrap_or(default);
+        let (size, page): (usize, usize) = (number("per_page", 30), number("page", 1));
+        (200, all.into_iter().skip((page - 1) * size).take(size).collect())
+    };
+    match (method, parts) {
+        ("GET", ["pulls"]) if asked("state") == "open" => {
+            let open = world.pulls.iter().filter(|pull| pull.state == "open");
+            Some(page(open.map(|pull| world.json(pull, false)).collect()))
+        }
+        ("GET", ["issues"]) => {
+            assert_eq!((asked("state"), asked("direction")), ("open".into(), "asc".into()));
+            let wanted = asked("labels").to_lowercase();
+            let has = |labels: &[String]| {
+                wanted.split(',').all(|want| labels.iter().any(|label| label.to_lowercase() == want))
+            };
+            // GitHub counts pull requests among the issues.
+            let pulls = world.pulls.iter().filter(|pull| has(&pull.labels)).map(|pull| {
+                let mut value = world.json(pull, false);
+                value["pull_request"] = json!({"url": value["url"]});
+                value
+            });
+            let issues = world.issues.iter().filter(|issue| has(&issue.labels)).map(|issue| {
+                json!({
+                    "id": 5_000 + issue.number, "number": issue.number, "state": "open",
+                    "html_url": format!("https://git.example/team/app/issues/{}", issue.number),
+                    "title": issue.title, "body": issue.body, "locked": false, "comments": issue.comments.len(),
+                    "labels": issue.labels.iter().map(|name| json!({"id": 1, "name": name})).collect::<Vec<_>>(),
+                })
+            });
+            Some(page(pulls.chain(issues).collect()))
+        }
+        (_, ["issues", number, what @ ("labels" | "comments")]) => {
+            let at = world.issues.iter().position(|issue| issue.number.to_string() == *number)?;
+            let next = world.issues.iter().map(|issue| issue.comments.len()).sum::<usize>();
+            let issue = &mut world.issues[at];
+            match (method, *what) {
+                ("POST", "labels") => {
+                    let names = body["labels"].as_array().into_iter().flatten();
+                    issue.labels.extend(names.filter_map(Value::as_str).map(str::to_owned));
+                }
+                ("POST", _) => {
+                    let text = body["body"].as_str().unwrap_or_default().to_owned();
+                    issue.comments.push((9_000 + i64::try_from(next).expect("few"), text));
+                }
+                _ => {}
+            }
+            let comments = issue.comments.iter().map(|(id, text)| json!({"id": id, "body": text}));
+            Some((200, comments.collect()))
+        }
+        _ => None,
     }
 }

@@ -6,6 +6,7 @@ mod git_support;
 
 mod app;
 mod fake;
+mod issues;
 mod judge;
 mod merge;
 mod publish;

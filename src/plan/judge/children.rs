@@ -193,7 +193,7 @@ fn followed_spec(o: &Observed) -> TaskSpec {
 
 fn context(o: &Observed, files: Vec<String>, notes: &str) -> TaskContext {
     let specs = o.task.spec.context.as_ref().map(|given| given.specs.clone()).unwrap_or_default();
-    TaskContext { files, specs, notes: clip(notes, MAX_NOTES) }
+    TaskContext { files, specs, notes: clip(notes, MAX_NOTES), ..TaskContext::default() }
 }
 
 /// Files that findings are about, each once, as far as a Task may name them.

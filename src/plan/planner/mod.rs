@@ -5,10 +5,11 @@
 //! are not here. A plan with nothing usable is an error with a code, never an empty success (trap Q23).
 //!
 //! Names are made of the plan's signature and the position, so that the same plan handed over twice
-//! creates nothing twice.
+//! creates nothing twice. Issues of a forge become Tasks without a model: [`issue`].
 
 pub mod dependencies;
 mod foundation;
+pub mod issue;
 pub mod output;
 pub mod paths;
 pub mod requirement;
@@ -251,7 +252,11 @@ pub fn plan_task_name(requirement_hash: &str, url: &str, base_branch: &str, roun
 }
 
 fn short(signature: &str) -> String {
-    signature.chars().filter(char::is_ascii_alphanumeric).take(NAME_HASH).collect()
+    short_of(signature, NAME_HASH)
+}
+
+fn short_of(hash: &str, length: usize) -> String {
+    hash.chars().filter(char::is_ascii_alphanumeric).take(length).collect()
 }
 
 /// The part of a name that people recognise: ASCII letters and digits of a title, with dashes.

@@ -14,9 +14,9 @@ use crate::crd::pool::Role;
 use crate::crd::task::{RiskLevel, TaskContext};
 
 /// Largest title, in characters.
-const MAX_TITLE: usize = 200;
+pub(super) const MAX_TITLE: usize = 200;
 /// Largest goal, specification and notes, in characters.
-const MAX_TEXT: usize = 16_384;
+pub(super) const MAX_TEXT: usize = 16_384;
 /// Most commands of a Task.
 const MAX_COMMANDS: usize = 50;
 /// Largest command, in characters.
@@ -213,6 +213,7 @@ fn task(object: &Map<String, Value>, count: usize, notes: &mut Notes) -> Option<
             files: paths(part("files"), "context.files", notes),
             specs: cut(text(part("specs")), MAX_TEXT, "context.specs", notes),
             notes: cut(text(part("notes")), MAX_TEXT, "context.notes", notes),
+            issue: None,
         },
     })
 }

@@ -25,6 +25,9 @@ use crate::plan::replan::{
 /// How often the gate is looked at while only a change could open it.
 const LOOK_EVERY: Duration = Duration::from_secs(15);
 
+/// Goal of the Task that plans when there are only issues to plan from.
+const ISSUES_ONLY: &str = "Make Tasks of the open issues.";
+
 /// The next step of planning.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Planning {
@@ -113,7 +116,7 @@ pub fn on_request(system: &System, tasks: &[&Task], now: Timestamp) -> Result<Ta
         let sentence = if !system.spec.planner.enabled {
             "planning is switched off: set planner.enabled of the System"
         } else if !has_requirement {
-            "there is no requirement with a goal to plan from: set planner.requirement or planner.requirementPath of the System"
+            "there is no requirement with a goal to plan from: set planner.requirement, planner.requirementPath or planner.issues of the System"
         } else {
             return None;
         };
@@ -155,7 +158,8 @@ fn absorb(status: &mut PlannerStatus, tasks: &[&Task], now: Timestamp) {
     status.rounds += 1;
     status.last_tried_at = Some(now);
     status.last_ended_at = Some(now);
-    let signature = planned.first().and_then(|task| task.annotations().get(labels::PLAN_SIGNATURE));
+    // Tasks of issues have none: the plan of the requirement is as it was.
+    let signature = planned.iter().find_map(|task| task.annotations().get(labels::PLAN_SIGNATURE));
     if let Some(signature) = signature {
         status.last_planned_at = Some(now);
         status.last_signature.clone_from(signature);
@@ -164,7 +168,7 @@ fn absorb(status: &mut PlannerStatus, tasks: &[&Task], now: Timestamp) {
         None => format!("Task {name} was deleted"),
         Some(TaskPhase::Done) if planned.is_empty() => {
             format!(
-                "Task {name} planned nothing: requirement and repository are as they were for the last plan"
+                "Task {name} planned nothing: requirement, repository and issues are as they were for the last plan"
             )
         }
         Some(TaskPhase::Done) => format!("Task {name} planned {} Tasks", planned.len()),
@@ -217,7 +221,9 @@ fn facts<'a>(
 /// Whether there is something to plan from. What a path leads to is seen in the checkout.
 pub fn has_requirement(settings: &PlannerSettings) -> bool {
     let usable = |text: &String| Requirement::parse(text).is_usable();
-    settings.requirement_path.is_some() || settings.requirement.as_ref().is_some_and(usable)
+    settings.requirement_path.is_some()
+        || settings.issues.is_some()
+        || settings.requirement.as_ref().is_some_and(usable)
 }
 
 fn start(system: &System, mut status: PlannerStatus, now: Timestamp) -> Planning {
@@ -240,6 +246,7 @@ fn plan_task(system: &System, round: i64) -> Task {
     let goal = match (&settings.requirement, &settings.requirement_path) {
         (Some(text), None) => text.clone(),
         (_, Some(path)) => format!("Plan what {path} asks for."),
+        (None, None) if settings.issues.is_some() => ISSUES_ONLY.to_owned(),
         (None, None) => String::new(),
     };
     let hash = requirement::hash(&goal);

@@ -1,6 +1,7 @@
 //! Planning from the first Task to the next round.
 
 use super::*;
+use crate::crd::planner::IssueImport;
 use crate::plan::fixtures::{at, now, system, task};
 
 fn planner() -> System {
@@ -118,6 +119,24 @@ fn a_plan_that_would_be_the_last_one_again_restarts_the_interval_c105() {
     assert!(second.status.last_result.contains("planned nothing"));
     let third = decide(&noted(system, second), &[&plan], at(300));
     assert_eq!((third.reason, third.again_at), ("interval", Some(at(400))));
+}
+
+#[test]
+fn issues_alone_are_enough_to_plan_from_and_leave_the_last_plan_as_it_was() {
+    let mut system = planner();
+    system.spec.planner.requirement = None;
+    system.spec.planner.issues = Some(IssueImport::default());
+    system.status.get_or_insert_default().planner =
+        Some(PlannerStatus { last_signature: "signature-0".into(), ..PlannerStatus::default() });
+    let first = decide(&system, &[], now());
+    let plan = first.create.clone().expect("a Task");
+    assert_eq!(plan.spec.goal, ISSUES_ONLY);
+    let mut of_issue = child("issue-7-abcdef");
+    of_issue.annotations_mut().clear();
+    let plan = ended(plan, TaskPhase::Done);
+    let second = decide(&noted(system, first), &[&plan, &of_issue], at(60));
+    assert_eq!(second.status.last_signature, "signature-0");
+    assert!(second.status.last_result.ends_with("planned 1 Tasks"), "{}", second.status.last_result);
 }
 
 #[test]

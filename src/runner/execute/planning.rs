@@ -39,7 +39,7 @@ pub(super) async fn work(
     settings: &Settings,
 ) -> Result<ContainerResult, Early> {
     if settings.exchange.join(SKIP_FILE).exists() {
-        let summary = "there is nothing new to plan".to_owned();
+        let summary = "there is nothing for an agent to plan".to_owned();
         return Ok(ContainerResult { summary, ..ContainerResult::new(Outcome::Noop) });
     }
     let started = Instant::now();

@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 use super::guidance::Guidance;
 use super::mask::Mask;
 use super::roles;
+use crate::crd::task::TaskContext;
 use crate::crd::wire::Inputs;
 use crate::plan::command::Step;
 use crate::runner::exchange;
@@ -141,6 +142,14 @@ fn task(inputs: &Inputs) -> serde_json::Value {
     })
 }
 
+/// The issue that a Task is about, on one line.
+fn issue(context: &TaskContext) -> String {
+    let Some(issue) = &context.issue else { return String::new() };
+    let title = if issue.title.is_empty() { String::new() } else { format!(": {}", issue.title) };
+    let url = if issue.url.is_empty() { String::new() } else { format!(" ({})", issue.url) };
+    format!("#{}{title}{url}", issue.number)
+}
+
 /// The prompt, in the order of spec agents 1.10.
 ///
 /// `automatic` are the commands that the repository has run for every change; those that hang on the files
@@ -149,6 +158,7 @@ pub fn render(inputs: &Inputs, automatic: &[Step], guidance: &[Guidance], resume
     let task = &inputs.spec.inputs;
     let mut text = format!("# {}\n\n{}\n", task.title, task.goal);
     text.push_str("\nWork in the current directory: it is a checkout of the repository.\n");
+    section(&mut text, "Issue", &issue(&task.context));
     section(&mut text, "Specification", &task.context.specs);
     section(&mut text, "Related files", &bullets(&task.context.files));
     notes(&mut text, &task.context.notes);

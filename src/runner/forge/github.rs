@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::failure::{FailureKind, ForgeError};
 use super::{Address, Forge, Merge, Pull, State, Text};
 use crate::plan::judge::ci::{self, CheckState, Ci};
+use crate::plan::planner::issue::Issue;
 use crate::runner::clock;
 
 /// Tries of a request that fails for a passing reason.
@@ -31,6 +32,8 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(20);
 const PAGE: usize = 100;
 /// Answers that are read of one list.
 const PAGES: usize = 10;
+/// Answers that are read of the open issues and of the open pull requests.
+const ISSUE_PAGES: usize = 100;
 /// Comments on lines that are told to a reviewer, and their length in characters.
 const MAX_COMMENTS: usize = 50;
 const MAX_COMMENT_CHARS: usize = 1_000;
@@ -163,24 +166,41 @@ impl GitHub {
         field: Option<&str>,
     ) -> Result<Vec<Value>, ForgeError> {
         let mut all = Vec::new();
+        self.pages(what, route, field, PAGES, |entry| {
+            all.push(entry);
+            true
+        })
+        .await?;
+        Ok(all)
+    }
+
+    /// Hands over the entries of a list one after the other, until `take` has enough.
+    async fn pages(
+        &self,
+        what: &'static str,
+        route: &str,
+        field: Option<&str>,
+        pages: usize,
+        mut take: impl FnMut(Value) -> bool,
+    ) -> Result<(), ForgeError> {
         let join = if route.contains('?') { '&' } else { '?' };
-        for page in 1..=PAGES {
+        for page in 1..=pages {
             let route = format!("{route}{join}per_page={PAGE}&page={page}");
-            let answer = self.repeated(what, &Method::GET, &route, None).await?;
+            let mut answer = self.repeated(what, &Method::GET, &route, None).await?;
             let entries = match field {
-                Some(field) => answer.get(field).and_then(Value::as_array),
-                None => answer.as_array(),
+                Some(field) => answer.get_mut(field).map(Value::take),
+                None => Some(answer),
             };
-            let entries = entries.ok_or_else(|| unreadable(what))?;
-            all.extend(entries.iter().cloned());
-            if entries.len() < PAGE {
-                return Ok(all);
+            let Some(Value::Array(entries)) = entries else { return Err(unreadable(what)) };
+            let last = entries.len() < PAGE;
+            if !entries.into_iter().all(&mut take) || last {
+                return Ok(());
             }
         }
         Err(ForgeError::new(
             FailureKind::Refused,
             what,
-            format!("the list has more than {} entries", PAGE * PAGES),
+            format!("the list has more than {} entries", PAGE * pages),
         ))
     }
 }
@@ -234,6 +254,25 @@ fn pull(what: &'static str, value: &Value) -> Result<Pull, ForgeError> {
     })
 }
 
+/// An issue from its JSON; of number 0 when it is none.
+fn issue(value: &Value) -> Issue {
+    let labels = value.get("labels").and_then(Value::as_array);
+    // A label is an object, or in old answers its name.
+    let label = |label: &Value| label.as_str().unwrap_or_else(|| text(label, "/name")).to_owned();
+    Issue {
+        number: value.get("number").and_then(Value::as_i64).unwrap_or(0),
+        title: text(value, "/title").into(),
+        body: text(value, "/body").into(),
+        labels: labels.into_iter().flatten().map(label).collect(),
+        url: text(value, "/html_url").chars().take(MAX_URL).collect(),
+    }
+}
+
+/// As GitHub compares them: without regard to case.
+fn has_label(issue: &Issue, label: &str) -> bool {
+    issue.labels.iter().any(|one| one.to_lowercase() == label.to_lowercase())
+}
+
 /// A value in a query.
 fn escaped(value: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
@@ -283,11 +322,42 @@ impl Forge for GitHub {
     async fn label(&self, number: i64, labels: &[String]) -> Result<(), ForgeError> {
         let route = self.repository(&format!("/issues/{number}/labels"));
         let body = json!({"labels": labels});
-        self.repeated("label the pull request", &Method::POST, &route, Some(&body)).await.map(drop)
+        self.repeated("add the labels", &Method::POST, &route, Some(&body)).await.map(drop)
+    }
+
+    async fn issues(
+        &self,
+        labels: &[String],
+        marked: &str,
+        take: &mut (dyn FnMut(Issue) -> bool + Send),
+    ) -> Result<(), ForgeError> {
+        let wanted = escaped(&labels.join(","));
+        let route =
+            self.repository(&format!("/issues?state=open&sort=created&direction=asc&labels={wanted}"));
+        // Those that are Tasks already stay open until they are merged: many may come before a new one.
+        self.pages("read the open issues", &route, None, ISSUE_PAGES, |value| {
+            let issue = issue(&value);
+            // A server that does not know the filter would hand us issues that nobody meant.
+            let asked = labels.iter().all(|label| has_label(&issue, label)) && !has_label(&issue, marked);
+            let is_issue = issue.number > 0 && value.get("pull_request").is_none();
+            !(asked && is_issue) || take(issue)
+        })
+        .await
+    }
+
+    async fn open_pulls(&self) -> Result<Vec<Text>, ForgeError> {
+        let mut found = Vec::new();
+        let route = self.repository("/pulls?state=open");
+        self.pages("read the open pull requests", &route, None, ISSUE_PAGES, |value| {
+            found.push(Text { title: text(&value, "/title").into(), body: text(&value, "/body").into() });
+            true
+        })
+        .await?;
+        Ok(found)
     }
 
     async fn comment(&self, number: i64, mark: &str, body: &str) -> Result<(), ForgeError> {
-        const WHAT: &str = "comment on the pull request";
+        const WHAT: &str = "write a comment";
         let route = self.repository(&format!("/issues/{number}/comments"));
         let body = json!({"body": format!("{mark}\n{body}")});
         let mut tries = 1;

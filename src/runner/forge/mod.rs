@@ -16,6 +16,7 @@ use http::Uri;
 pub use self::access::Access;
 pub use self::failure::{FailureKind, ForgeError};
 use crate::plan::judge::ci::Ci;
+use crate::plan::planner::issue::Issue;
 
 /// Where a pull request stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,7 +73,18 @@ pub trait Forge {
     async fn get(&self, number: i64) -> Result<Pull, ForgeError>;
     async fn create(&self, head: &str, base: &str, text: &Text) -> Result<Pull, ForgeError>;
     async fn update(&self, number: i64, text: &Text) -> Result<Pull, ForgeError>;
+    /// Adds `labels` to a pull request or an issue.
     async fn label(&self, number: i64, labels: &[String]) -> Result<(), ForgeError>;
+    /// Hands over the open issues with all of `labels` and without the label `marked`, the oldest first,
+    /// until `take` has enough.
+    async fn issues(
+        &self,
+        labels: &[String],
+        marked: &str,
+        take: &mut (dyn FnMut(Issue) -> bool + Send),
+    ) -> Result<(), ForgeError>;
+    /// What the open pull requests say.
+    async fn open_pulls(&self) -> Result<Vec<Text>, ForgeError>;
     /// Writes the comment that starts with the line `mark`, or replaces it.
     async fn comment(&self, number: i64, mark: &str, body: &str) -> Result<(), ForgeError>;
     /// Check runs and statuses of `commit` together.

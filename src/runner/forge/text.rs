@@ -1,7 +1,8 @@
 //! What people read on a pull request: title, body, labels, the comment of a review, the message of a
 //! merge (spec agents 1.3, steps 7b and 5.5).
 //!
-//! Pure. What a Task says closes no issue of the repository (`commit::without_closing`).
+//! Pure. What a Task says closes no issue of the repository (`commit::without_closing`), but the one that
+//! it is about: `context.issue`.
 
 use std::fmt::Write;
 
@@ -41,6 +42,10 @@ pub fn pull_request(inputs: &Inputs, files: &[ChangedFile], note: &str) -> Text 
     let mut body = String::new();
     let goal: String = spec.goal.chars().take(MAX_GOAL).collect();
     let _ = writeln!(body, "## Goal\n{}\n", without_closing(goal.trim()));
+    // A merge into a branch that is merged later closes nothing by itself.
+    if let (Some(issue), None) = (&spec.context.issue, &inputs.spec.repository.merge_into) {
+        let _ = writeln!(body, "Closes #{}\n", issue.number);
+    }
     let _ = writeln!(body, "## Task\n- [task:{}]", task.uid);
     let _ = writeln!(body, "- Task: `{}/{}`, Run: `{}`", inputs.namespace, task.name, inputs.run);
     let _ = writeln!(body, "- Risk: {}", risk(spec.risk_level));

@@ -3,11 +3,13 @@
 //! | `checkout` | `agent` | `publish` |
 //! |---|---|---|
 //! | reads the requirement from the trusted clone, computes the plan's signature | writes the plan | puts the plan in order and hands its Tasks over to the API |
+//! | asks the forge for the open issues, if the System wants them: with any there is no plan | nothing | hands the Tasks of the issues over and marks the issues |
 //!
 //! A plan that would be the last one again ends before a model is paid for. What the agent writes is
 //! testimony: it is read within bounds, and only `publish` holds the token of the API.
 
 pub mod hand_over;
+pub mod issues;
 pub mod publish;
 
 use std::fs;
@@ -17,9 +19,12 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::checkout::{CheckoutError, Paths, file};
+use super::forge::github::GitHub;
 use super::git::{FailureKind, Git, GitError};
+use crate::crd::planner::PlanTask;
 use crate::crd::wire::Inputs;
 use crate::plan::planner::is_untouched;
+use crate::plan::planner::issue::Chosen;
 use crate::plan::planner::requirement::{self, Requirement};
 use crate::plan::replan::is_same_plan;
 
@@ -33,7 +38,7 @@ const MAX_REQUIREMENT: usize = 64 * 1024;
 const MAX_LISTING: usize = 16 * 1024;
 
 /// What `checkout` has found, for `publish`. Lies where the agent cannot reach it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PlanFacts {
     /// Commit that is planned for.
@@ -43,8 +48,13 @@ pub struct PlanFacts {
     pub requirement: String,
     /// The repository holds nothing but the requirement.
     pub repository_is_empty: bool,
-    /// It would be the last plan again.
+    /// The agent has nothing to do: it would be the last plan again, or there are issues, or only those
+    /// are wanted.
     pub skip: bool,
+    /// Tasks of the open issues.
+    pub issues: Vec<PlanTask>,
+    /// Issues that did not become Tasks, and why.
+    pub passed_over: Vec<String>,
 }
 
 impl PlanFacts {
@@ -63,28 +73,43 @@ impl PlanFacts {
     }
 }
 
-/// Notes what is planned from, and whether at all. `head` is the commit of the base branch in `bare`.
+/// Notes what is planned from, and whether at all. `head` is the commit of the base branch in `bare`;
+/// `forge` is asked for issues.
 ///
 /// # Errors
-/// When the requirement is not in the repository or not readable.
-pub async fn prepare(inputs: &Inputs, paths: &Paths, bare: &Git, head: &str) -> Result<(), CheckoutError> {
+/// When the requirement is not in the repository or not readable, or the forge does not answer.
+pub async fn prepare(
+    inputs: &Inputs,
+    paths: &Paths,
+    bare: &Git,
+    head: &str,
+    forge: Option<&GitHub>,
+) -> Result<(), CheckoutError> {
     let (target, repository) = (inputs.spec.plan.clone().unwrap_or_default(), &inputs.spec.repository);
+    let chosen = match (forge, &target.issues) {
+        (Some(forge), Some(import)) => issues::find(inputs, forge, import).await?,
+        (_, _) => Chosen::default(),
+    };
     let requirement = match &target.requirement_path {
+        _ if target.issues_only || !chosen.tasks.is_empty() => String::new(),
         Some(path) => from_repository(bare, head, path).await?,
         None => inputs.spec.inputs.goal.clone(),
     };
-    if !Requirement::parse(&requirement).is_usable() {
+    let plans = !target.issues_only && chosen.tasks.is_empty();
+    if plans && !Requirement::parse(&requirement).is_usable() {
         return Err(unusable("the requirement says nothing that could be planned").into());
     }
     let hash = requirement::hash(&requirement);
     let signature = requirement::signature(&hash, head, &repository.url, &repository.base_branch);
-    let skip = is_same_plan(&signature, target.unless_signature.as_deref(), true);
+    let skip = !plans || is_same_plan(&signature, target.unless_signature.as_deref(), true);
     let facts = PlanFacts {
         head: head.to_owned(),
         signature,
         requirement,
         repository_is_empty: is_empty(bare, head).await?,
         skip,
+        issues: chosen.tasks.into_iter().map(|task| PlanTask { name: task.name, spec: task.spec }).collect(),
+        passed_over: chosen.warnings,
     };
     serde_json::to_vec(&facts)
         .map_err(io::Error::other)

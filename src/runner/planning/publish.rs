@@ -1,12 +1,13 @@
 //! Container `publish` of a plan: from what the agent has written to Tasks.
 //!
-//! Reads what `checkout` found, never the workspace, and holds no git credentials. Creates nothing by
-//! itself: the Tasks are handed over to the API, whose token is here alone.
+//! Reads what `checkout` found, never the workspace. Holds credentials of the repository only when issues
+//! of it are to be marked. Creates nothing by itself: the Tasks are handed over to the API, whose token is
+//! here alone.
 
 use tokio_util::sync::CancellationToken;
 
-use super::hand_over;
 use super::{PLAN_FILE, PlanFacts};
+use super::{hand_over, issues};
 use crate::crd::planner::{HandedOver, PlanHandOver, PlanTask};
 use crate::crd::wire::{ContainerResult, Inputs, Outcome};
 use crate::plan::planner::requirement::Requirement;
@@ -15,6 +16,7 @@ use crate::plan::replan::NO_DIFF;
 use crate::runner::api::Api;
 use crate::runner::checkout::Paths;
 use crate::runner::exchange;
+use crate::runner::forge::Access;
 use crate::runner::publish::{await_agent, cancelled, testimony};
 
 /// Names and warnings of a plan in a summary.
@@ -30,6 +32,9 @@ pub async fn run(inputs: &Inputs, paths: &Paths, api: &Api, stop: &CancellationT
         Ok(facts) => facts,
         Err(error) => return error.into_result(),
     };
+    if !facts.issues.is_empty() {
+        return imported(inputs, paths, api, facts, stop).await;
+    }
     if facts.skip {
         return nothing_new(&facts);
     }
@@ -51,8 +56,45 @@ pub async fn run(inputs: &Inputs, paths: &Paths, api: &Api, stop: &CancellationT
 fn nothing_new(facts: &PlanFacts) -> ContainerResult {
     ContainerResult {
         head: Some(facts.head.clone()),
-        summary: format!("{NO_DIFF}: requirement and repository are as they were for the last plan"),
+        summary: format!(
+            "{NO_DIFF}: requirement, repository and issues are as they were for the last plan. {}",
+            some(&facts.passed_over)
+        )
+        .trim()
+        .to_owned(),
         ..ContainerResult::new(Outcome::Noop)
+    }
+}
+
+/// Hands the Tasks of the open issues over, and marks the issues.
+async fn imported(
+    inputs: &Inputs,
+    paths: &Paths,
+    api: &Api,
+    facts: PlanFacts,
+    stop: &CancellationToken,
+) -> ContainerResult {
+    let body = PlanHandOver { signature: facts.signature, tasks: facts.issues };
+    let accepted = match hand_over::post(api, &inputs.run, &body, stop).await {
+        Ok(accepted) => accepted,
+        Err(_) if stop.is_cancelled() => return cancelled(),
+        Err(error) => return hand_over::refused(&error),
+    };
+    let mut said = facts.passed_over;
+    said.splice(0..0, accepted.warnings.clone());
+    match Access::open(inputs, paths, stop).await {
+        Ok(access) => match &access.forge {
+            Some(forge) => {
+                said.splice(0..0, issues::link(inputs, forge, &body.tasks, &accepted).await);
+            }
+            None => {}
+        },
+        Err(error) => said.insert(0, format!("the issues are not marked: {error}")),
+    }
+    ContainerResult {
+        head: Some(facts.head),
+        summary: summary(&accepted, &said),
+        ..ContainerResult::new(Outcome::Success)
     }
 }
 
@@ -98,6 +140,10 @@ fn summary(accepted: &HandedOver, warnings: &[String]) -> String {
     let named = accepted.tasks.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ");
     let more = accepted.tasks.len().saturating_sub(NAMED);
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    let said = warnings.iter().take(NAMED).cloned().collect::<Vec<_>>().join("; ");
+    let said = some(warnings);
     format!("planned {} Tasks{earlier}: {named}{more}. {said}", accepted.tasks.len()).trim().to_owned()
+}
+
+fn some(warnings: &[String]) -> String {
+    warnings.iter().take(NAMED).cloned().collect::<Vec<_>>().join("; ")
 }
