@@ -3,6 +3,7 @@
 use super::*;
 use crate::crd::ExecutorType;
 use crate::crd::network::{CaBundleKind, CaBundleRef};
+use crate::crd::planner::{IssueImport, PlanTarget};
 use crate::plan::fixtures;
 
 fn secret(name: &str) -> Option<SecretRef> {
@@ -98,6 +99,16 @@ fn every_credential_is_seen_only_where_it_is_used() {
             assert_eq!(seen, table, "{type_:?} {kind:?}");
         }
     }
+}
+
+#[test]
+fn who_marks_issues_has_the_token_of_the_forge_and_the_agent_beside_it_has_not() {
+    let mut run = run(Purpose::Plan);
+    run.spec.plan = Some(PlanTarget { issues: Some(IssueImport::default()), ..PlanTarget::default() });
+    let spec = build(&run).expect("small").spec.expect("spec");
+    let git = |c: &Container| given(&spec, c).iter().any(|given| given.starts_with("git at"));
+    let seen: Vec<(&str, bool)> = spec.containers.iter().map(|c| (c.name.as_str(), git(c))).collect();
+    assert_eq!(seen, [(container::AGENT, false), (container::PUBLISH, true)]);
 }
 
 #[test]

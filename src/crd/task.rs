@@ -194,8 +194,10 @@ pub struct TaskContext {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct IssueRef {
+    /// Its number, which the forge shows behind `#`.
     #[schemars(range(min = 1, max = 9_999_999_999_i64))]
     pub number: i64,
+    /// Its title, for the agent and for people.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 200))]
     pub title: String,

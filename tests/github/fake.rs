@@ -248,14 +248,14 @@ fn answer(world: &mut World, method: &str, path: &str, query: &str, body: &Value
         return refusal(404, "Not Found", json!([]));
     };
     let parts: Vec<&str> = rest.split('/').skip(1).collect();
+    if let Some(answer) = of_issues(world, method, &parts, query, body) {
+        return answer;
+    }
     let text = |name: &str| body.get(name).and_then(Value::as_str).unwrap_or_default().to_string();
     let index = |number: &str| {
         let number: i64 = number.parse().expect("a number");
         world.pulls.iter().position(|pull| pull.number == number)
     };
-    if let Some(answer) = of_issues(world, method, &parts, query, body) {
-        return answer;
-    }
     match (method, &parts[..]) {
         ("GET", ["pulls"]) => {
             let wanted = |name: &str| {

@@ -91,7 +91,7 @@ fn issue(number: i64, body: &str) -> FakeIssue {
 }
 
 #[tokio::test]
-async fn issues_become_tasks_and_are_marked_and_linked_back_once() {
+async fn issues_become_tasks_before_a_plan_is_made_and_are_marked_and_linked_back_once_c103() {
     let importer =
         Importer::new(vec![issue(3, "Depends on #5"), issue(5, "## Allowed Paths\n- src/\n")]).await;
     importer.pod.checked_out().await;
@@ -188,7 +188,7 @@ async fn an_issue_that_cannot_be_marked_has_its_task_and_is_told_a66() {
 }
 
 #[tokio::test]
-async fn a_forge_that_does_not_answer_is_no_empty_backlog() {
+async fn a_forge_that_does_not_answer_is_no_empty_backlog_c102() {
     let importer = Importer::new(vec![issue(3, "")]).await;
     for _ in 0..3 {
         importer.world.github.world().faults.push(Fault::new("GET", "/app/issues", 502));
