@@ -173,6 +173,7 @@ fn task(row: &Value) -> Task {
             files: violations(&context["files"]),
             notes: text(&context["notes"]).into(),
             specs: text(&context["specs"]).into(),
+            issue: None,
         }),
         ..TaskSpec::default()
     };

@@ -82,15 +82,15 @@ async fn imported(
     };
     let mut said = facts.passed_over;
     said.splice(0..0, accepted.warnings.clone());
-    match Access::open(inputs, paths, stop).await {
-        Ok(access) => match &access.forge {
-            Some(forge) => {
-                said.splice(0..0, issues::link(inputs, forge, &body.tasks, &accepted).await);
-            }
-            None => {}
-        },
-        Err(error) => said.insert(0, format!("the issues are not marked: {error}")),
-    }
+    let unmarked = match Access::open(inputs, paths, stop).await {
+        Ok(Access { forge: Some(ref forge), .. }) => {
+            issues::link(inputs, forge, &body.tasks, &accepted).await
+        }
+        Ok(_) => Vec::new(),
+        Err(error) => vec![format!("the issues are not marked: {error}")],
+    };
+    // What needs a person first: a summary is cut.
+    said.splice(0..0, unmarked);
     ContainerResult {
         head: Some(facts.head),
         summary: summary(&accepted, &said),
