@@ -28,7 +28,7 @@ use opentiger::http_api::{ApiConfig, router, state};
 use opentiger::postgres::DatabaseConfig;
 use opentiger::runner::api::Api as PlanApi;
 use opentiger::runner::exchange;
-use opentiger::runner::planning::{PLAN_FILE, PlanFacts, SKIP_FILE, publish};
+use opentiger::runner::planning::{PLAN_FILE, PlanFacts, SKIP_FILE, SNAPSHOT_FILE, publish};
 use rstest::rstest;
 use serde_json::{Value, json};
 use support::cluster::{self, TestNamespace};
@@ -122,6 +122,10 @@ impl Planner {
 async fn a_plan_is_put_in_order_and_handed_over_with_the_token() {
     let planner = Planner::new().await;
     planner.pod.checked_out().await;
+    let looks = exchange::read_text(&planner.pod.paths.exchange, SNAPSHOT_FILE).expect("a snapshot");
+    let readme = "\nREADME.md, from its beginning:\n\n~~~~\n";
+    assert!(looks.starts_with("The base branch has ") && looks.contains("\n- src/a.rs\n"), "{looks}");
+    assert!(looks.contains(readme), "{looks}");
     planner.sent.lock().expect("lock").busy = 1;
     let result = planner.publish(PLAN, Outcome::Success).await;
     assert_eq!(result.outcome, Outcome::Success, "{}", result.summary);

@@ -12,7 +12,7 @@ use crate::crd::pool::{DEFAULT_IDLE_TIMEOUT, Role};
 use crate::crd::run::{ReviewTarget, RunInputs, RunLimits, RunRepository, RunTemplate, TaskRef};
 use crate::crd::system::RepositoryMode;
 use crate::crd::{AgentPool, GoDuration, Purpose, Run, RunSpec, System, Task, labels, names, words};
-use crate::plan::judge::review_base;
+use crate::plan::judge::{is_branch, review_base};
 
 /// Longest time for one review; a Task with a shorter timebox is reviewed within that.
 const REVIEW_TIMEBOX_SECS: u64 = 900;
@@ -119,12 +119,26 @@ pub fn build_review_run(
             policy_version: judge.policy_version,
             version,
             rules: system.spec.judge.rules(),
+            replaces: match system.spec.repository.mode {
+                RepositoryMode::Git => Vec::new(),
+                RepositoryMode::GitHub => replaced(task, &judge.replaced),
+            },
         }),
         ..spec(task, system, pool, slot, base, judge.branch)
     };
     // Its base is the branch that the claim names, whatever the rules say now.
     let spec = RunSpec { repository: RunRepository { merge_into: None, ..spec.repository }, ..spec };
     owned(task, name, spec, slot.term)
+}
+
+/// Most branches that one takes the place of.
+const MAX_REPLACED: usize = 20;
+
+/// Branches that the one under review takes the place of: `own` are those of the Task itself.
+fn replaced(task: &Task, own: &[String]) -> Vec<String> {
+    let told = task.annotations().get(labels::REPLACES).map(String::as_str).unwrap_or_default();
+    let all = own.iter().map(String::as_str).chain(told.lines());
+    all.filter(|branch| is_branch(branch)).take(MAX_REPLACED).map(str::to_owned).collect()
 }
 
 fn review_timebox(timebox: &GoDuration) -> GoDuration {

@@ -208,6 +208,11 @@ pub struct JudgeStatus {
     /// AutoFix-Conflict Tasks made so far, in the life of the Task.
     #[serde(default)]
     pub conflict_fixes: i32,
+    /// Branches that Tasks which mend this one's work, or do it anew, take the place of, in the life of the
+    /// Task.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 20), inner(length(max = 320)))]
+    pub replaced: Vec<String>,
     /// AutoFix or AutoFix-Conflict Task that is waited for.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 63))]

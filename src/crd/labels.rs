@@ -43,6 +43,9 @@ pub const RECREATED: &str = "opentiger.dev/recreated";
 /// Annotation on an AutoFix Task: branch that its result is merged into. It starts from the branch of
 /// the Task that it mends, which is another one.
 pub const MERGE_INTO: &str = "opentiger.dev/merge-into";
+/// Annotation on a Task that mends another's work or does it anew: branches that its own takes the place of,
+/// one a line.
+pub const REPLACES: &str = "opentiger.dev/replaces";
 /// Leadership term under which the object was created; checked by the admission policy.
 pub const TERM: &str = "opentiger.dev/term";
 /// `app.kubernetes.io/managed-by`.

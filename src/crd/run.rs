@@ -166,6 +166,10 @@ pub struct ReviewTarget {
     /// What the review goes by, as it was at admission.
     #[serde(default)]
     pub rules: ReviewRules,
+    /// In repository mode GitHub: branches whose open pull requests are closed once this one is merged.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 20), inner(length(max = 320)))]
+    pub replaces: Vec<String>,
 }
 
 /// What a review says.

@@ -306,7 +306,11 @@ fn answer(world: &mut World, method: &str, path: &str, query: &str, body: &Value
         ("GET", ["pulls", number]) => (200, world.json(&world.pulls[index(number).expect("there")], true)),
         ("PATCH", ["pulls", number]) => {
             let at = index(number).expect("there");
-            (world.pulls[at].title, world.pulls[at].body) = (text("title"), text("body"));
+            if text("state") == "closed" {
+                world.pulls[at].state = "closed";
+            } else {
+                (world.pulls[at].title, world.pulls[at].body) = (text("title"), text("body"));
+            }
             (200, world.json(&world.pulls[at], true))
         }
         ("GET", ["pulls", _, "comments"]) => (200, json!(world.review_comments)),

@@ -208,8 +208,4 @@ async fn the_pull_request_of_such_a_task_closes_its_issue_and_no_other() {
     pod.published().await;
     let body = world.github.world().pulls[0].body.clone();
     assert!(body.contains("x is there. Closes issue #1\n\nCloses #12\n"), "{body}");
-    // What is merged into another branch closes nothing by itself.
-    pod.inputs.spec.repository.merge_into = Some("agent/other".into());
-    let text = opentiger::runner::forge::text::pull_request(&pod.inputs, &[], "");
-    assert!(!text.body.contains("Closes #12"), "{}", text.body);
 }

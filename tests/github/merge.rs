@@ -121,3 +121,38 @@ async fn what_the_server_refuses_is_told_apart() {
     assert_eq!(brief(&merge().await), "Failed pull_request_closed");
     assert_eq!(commits(&world), 2);
 }
+
+#[tokio::test]
+async fn once_it_is_merged_what_it_has_taken_the_place_of_is_closed_and_nothing_else() {
+    let world = World::start().await;
+    {
+        let mut fake = world.github.world();
+        for (head, base) in
+            [("agent/first", "main"), ("agent/second", "main"), ("agent/first", "next"), ("agent/x", "main")]
+        {
+            fake.add(head, base, "open");
+        }
+    }
+    let (run, _) = world.published().await;
+    let mut pod = world.looking_at(&run, Purpose::Merge);
+    let review = pod.inputs.spec.review.as_mut().expect("a target");
+    review.replaces = ["agent/gone", "agent/first", "agent/second"].map(String::from).to_vec();
+    // The comment on the second is refused, which neither the merge nor the others suffer from.
+    world.github.world().faults.push(Fault::new("POST", "/issues/42/comments", 403).saying("no"));
+    let result = world.merge(&pod).await;
+    assert_eq!(brief(&result), "Success -", "{}", result.summary);
+    let states =
+        || -> Vec<&'static str> { world.github.world().pulls.iter().map(|pull| pull.state).collect() };
+    assert_eq!(states(), ["closed", "open", "open", "open", "merged"]);
+    assert!(
+        world.github.world().pulls[0].comments[0]
+            .1
+            .ends_with("#45 has taken the place of this pull request and is merged.")
+    );
+    // Once more: the merge is found, and what was left is closed.
+    let mut late = world.looking_at(&run, Purpose::Merge);
+    late.inputs.spec.review = pod.inputs.spec.review.clone();
+    assert_eq!(brief(&world.merge(&late).await), "Success -");
+    assert_eq!(states(), ["closed", "closed", "open", "open", "merged"]);
+    assert_eq!(world.github.world().pulls[0].comments.len(), 1);
+}

@@ -6,7 +6,7 @@ use opentiger::crd::Purpose;
 use opentiger::crd::pool::Role;
 use opentiger::plan::planner::usable;
 use opentiger::runner::exchange;
-use opentiger::runner::planning::PLAN_FILE;
+use opentiger::runner::planning::{PLAN_FILE, SNAPSHOT_FILE};
 use rstest::rstest;
 use serde_json::json;
 
@@ -48,12 +48,14 @@ fn the_last_message_of_each_program_is_the_plan(#[values("claude", "codex", "ope
     let long =
         format!("Here it is:\n```json\n{}\n```\nDone.", GOOD.replace("One can", &"long ".repeat(2000)));
     let pod = planner(program, &[&long]);
+    exchange::write_text(&pod.exchange(), SNAPSHOT_FILE, "The base branch has 2 files:\n").expect("written");
     let ended = pod.run();
     assert_eq!(ended.brief(), "Success - 0", "{}", ended.stderr);
     assert_eq!(tasks(&pod), Some(1));
     assert!(!pod.outside("prompt.2").exists(), "it is asked once");
     let prompt = fs::read_to_string(pod.outside("prompt.1")).expect("prompt");
     assert!(prompt.contains("Implement it.") && prompt.contains("Your last message is the plan"), "{prompt}");
+    assert!(prompt.contains("\n## The repository\n\nThe base branch has 2 files:\n"), "{prompt}");
 }
 
 #[rstest]

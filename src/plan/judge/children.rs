@@ -37,6 +37,7 @@ const MAX_NOTES: usize = 12_000;
 const MAX_PATHS: usize = 200;
 const MAX_AREA: usize = 256;
 const MAX_BRANCH: usize = 255;
+const MAX_REPLACED: usize = 20;
 
 /// What a Task was made to mend, if it was.
 pub(super) fn kind_of(task: &Task) -> Option<Kind> {
@@ -104,6 +105,7 @@ pub(super) fn mending(o: &Observed, judge: &JudgeStatus, kind: Kind, ordinal: i3
     };
     let mut task = child(o, judge, &word, kind.origin(), spec);
     task.annotations_mut().insert(labels::MERGE_INTO.into(), base.clone());
+    replace(&mut task, o, judge);
     task
 }
 
@@ -132,6 +134,7 @@ pub(super) fn recreated(o: &Observed, judge: &JudgeStatus) -> Option<Task> {
     spec.context = Some(TaskContext { notes: clip(notes.trim(), MAX_NOTES), ..given });
     let mut task = child(o, judge, &format!("recreate{ordinal}"), RECREATE, spec);
     task.labels_mut().insert(labels::RECREATED.into(), ordinal.to_string());
+    replace(&mut task, o, judge);
     Some(task)
 }
 
@@ -192,8 +195,27 @@ fn followed_spec(o: &Observed) -> TaskSpec {
 }
 
 fn context(o: &Observed, files: Vec<String>, notes: &str) -> TaskContext {
-    let specs = o.task.spec.context.as_ref().map(|given| given.specs.clone()).unwrap_or_default();
-    TaskContext { files, specs, notes: clip(notes, MAX_NOTES), ..TaskContext::default() }
+    let given = o.task.spec.context.clone().unwrap_or_default();
+    // Its pull request is the one that is merged, and so the one that closes the issue.
+    TaskContext { files, notes: clip(notes, MAX_NOTES), ..given }
+}
+
+/// Notes that the branch under review is given up for another.
+pub(super) fn give_up_branch(judge: &mut JudgeStatus) {
+    if !judge.branch.is_empty() && !judge.replaced.contains(&judge.branch) {
+        judge.replaced.push(judge.branch.clone());
+        let excess = judge.replaced.len().saturating_sub(MAX_REPLACED);
+        judge.replaced.drain(..excess);
+    }
+}
+
+/// Notes that the branch of `task` takes the place of those that were given up for it, here and where this
+/// Task comes from.
+fn replace(task: &mut Task, o: &Observed, judge: &JudgeStatus) {
+    let before = o.task.annotations().get(labels::REPLACES).map(String::as_str).unwrap_or_default();
+    let all: Vec<&str> = before.lines().chain(judge.replaced.iter().map(String::as_str)).collect();
+    let kept = all.iter().skip(all.len().saturating_sub(MAX_REPLACED)).copied();
+    task.annotations_mut().insert(labels::REPLACES.into(), kept.collect::<Vec<_>>().join("\n"));
 }
 
 /// Files that findings are about, each once, as far as a Task may name them.

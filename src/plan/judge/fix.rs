@@ -83,6 +83,7 @@ fn mend(o: &Observed, mut status: TaskStatus, run: &str, kind: Kind) -> TaskPlan
             ("judge.conflict_autofix_task_created", "resolves the conflict with the base branch")
         }
     };
+    children::give_up_branch(judge);
     let task = children::mending(o, judge, kind, kind.count(judge));
     let child = task.metadata.name.clone().unwrap_or_default();
     judge.follow_up.clone_from(&child);
@@ -97,6 +98,7 @@ fn mend(o: &Observed, mut status: TaskStatus, run: &str, kind: Kind) -> TaskPlan
 /// The work is begun anew from the base branch by another Task, which takes this one's place.
 fn begun_anew(o: &Observed, mut status: TaskStatus, run: &str, error: &str) -> TaskPlan {
     let limit = o.system.judge.recreate_max_attempts;
+    children::give_up_branch(judge_of(&mut status));
     let Some(task) = children::recreated(o, judge_of(&mut status)) else {
         let why = format!("cannot be merged, and was begun anew {limit} times already: {error}");
         return TaskPlan::Write(Box::new(retry::give_up(o, status, run, &why, "recreate_limit_reached")));

@@ -5,6 +5,7 @@
 
 use kube::ResourceExt;
 
+use super::children::give_up_branch;
 use crate::crd::judge::{JudgeStage, JudgeStatus};
 use crate::crd::run::{ReviewResult, ReviewTarget};
 use crate::crd::system::{RepositoryMode, SystemSpec};
@@ -24,7 +25,7 @@ pub fn review_base(task: &Task, system: &SystemSpec) -> String {
 }
 
 /// As the schema of `spec.baseBranch`, which does not reach an annotation.
-fn is_branch(name: &str) -> bool {
+pub fn is_branch(name: &str) -> bool {
     let inside = |c: char| c.is_ascii_alphanumeric() || "._/+@-".contains(c);
     let refused = ["..", "//", "@{", "/.", ".lock/"];
     (1..=255).contains(&name.len())
@@ -71,7 +72,10 @@ pub(super) fn question(
     if !asked || verdict.branch.is_empty() || verdict.head_commit.is_empty() {
         return None;
     }
-    let before = status.judge.clone().unwrap_or_default();
+    let mut before = status.judge.clone().unwrap_or_default();
+    if before.branch != verdict.branch {
+        give_up_branch(&mut before);
+    }
     let mut judge = JudgeStatus {
         run: run.name_any(),
         run_uid: run.uid().unwrap_or_default(),
@@ -81,6 +85,7 @@ pub(super) fn question(
         policy_version: policy_version(o.task, status, o.system),
         auto_fixes: before.auto_fixes,
         conflict_fixes: before.conflict_fixes,
+        replaced: before.replaced,
         ..JudgeStatus::default()
     };
     number(o.runs, &mut judge);

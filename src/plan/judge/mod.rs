@@ -56,7 +56,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-pub use self::key::review_base;
+pub use self::key::{is_branch, review_base};
 pub use self::merge::{is_conflict_reason, merged};
 pub(in crate::plan) use self::retry::reopened;
 pub use self::review::reviewed;

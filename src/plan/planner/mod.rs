@@ -14,6 +14,7 @@ pub mod output;
 pub mod paths;
 pub mod requirement;
 pub mod role;
+pub mod snapshot;
 pub mod start;
 #[cfg(test)]
 mod tests;

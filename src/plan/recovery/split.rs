@@ -92,11 +92,13 @@ pub fn child(parent: &Task, inherited: &Inherited) -> Task {
         name: task.metadata.name.take(),
         namespace: parent.namespace(),
         labels: Some(own.map(|(key, value)| (key.to_string(), value)).collect()),
-        // What mends the work of another branch goes where that would have gone.
-        annotations: parent
-            .annotations()
-            .get(labels::MERGE_INTO)
-            .map(|base| [(labels::MERGE_INTO.to_string(), base.clone())].into()),
+        // What mends the work of another branch goes where that would have gone, and takes its place.
+        annotations: Some(
+            [labels::MERGE_INTO, labels::REPLACES]
+                .into_iter()
+                .filter_map(|key| Some((key.to_string(), parent.annotations().get(key)?.clone())))
+                .collect(),
+        ),
         ..ObjectMeta::default()
     };
     task

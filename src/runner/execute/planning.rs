@@ -13,9 +13,9 @@ use super::prompt;
 use super::{Early, Settings, cancelled, cli, early, execute, infra, last_words, quota_wait};
 use crate::crd::Purpose;
 use crate::crd::wire::{ContainerResult, Inputs, Outcome};
-use crate::plan::planner::{MAX_OUTPUT_BYTES, PlanError, output, usable};
+use crate::plan::planner::{MAX_OUTPUT_BYTES, PlanError, output, snapshot, usable};
 use crate::runner::exchange;
-use crate::runner::planning::{PLAN_FILE, SKIP_FILE};
+use crate::runner::planning::{PLAN_FILE, SKIP_FILE, SNAPSHOT_FILE};
 
 /// Variable that names the file for the plan.
 pub const PLAN: &str = "OPENTIGER_PLAN";
@@ -43,7 +43,7 @@ pub(super) async fn work(
         return Ok(ContainerResult { summary, ..ContainerResult::new(Outcome::Noop) });
     }
     let started = Instant::now();
-    ask(supervisor, inputs, settings, &render(inputs), None).await?;
+    ask(supervisor, inputs, settings, &render(inputs, &looks(settings)), None).await?;
     if cli::of(inputs.spec.template.executor.type_).is_some() {
         answered(supervisor, inputs, settings, started).await?;
     }
@@ -86,7 +86,7 @@ async fn answered(
         return Err(early(Outcome::Failed, error.code(), summary));
     }
     println!("[opentiger] {error}, the planner is asked once more");
-    let text = render_again(inputs, &error, &supervisor.spent().answer);
+    let text = render_again(inputs, &looks(settings), &error, &supervisor.spent().answer);
     ask(supervisor, inputs, settings, &text, Some(left)).await?;
     take(supervisor, settings).map_err(unwritten)?.map_err(|error| {
         early(Outcome::Failed, error.code(), format!("{error}; the planner was asked twice"))
@@ -114,7 +114,7 @@ fn unwritten(error: io::Error) -> Early {
 }
 
 /// The prompt of the second try: what was asked, what was answered and what is wrong with it.
-fn render_again(inputs: &Inputs, error: &PlanError, answer: &str) -> String {
+fn render_again(inputs: &Inputs, looks: &str, error: &PlanError, answer: &str) -> String {
     let wrong = match error {
         PlanError::Unreadable => output::complaint(answer),
         PlanError::TooLarge(_) | PlanError::Empty => error.to_string(),
@@ -123,24 +123,31 @@ fn render_again(inputs: &Inputs, error: &PlanError, answer: &str) -> String {
     format!(
         "{}\n## Your answer could not be used\n\n{wrong}\n\nIt began:\n\n{shown}\n\n\
          Answer again, with the whole plan as one JSON object and nothing else.\n",
-        render(inputs)
+        render(inputs, looks)
     )
 }
 
-/// The prompt of a plan (spec agents 6.2).
-fn render(inputs: &Inputs) -> String {
+/// What `checkout` has written of the repository.
+fn looks(settings: &Settings) -> String {
+    let limit = u64::try_from(snapshot::MAX_BYTES).unwrap_or(u64::MAX);
+    exchange::read_text_within(&settings.exchange, SNAPSHOT_FILE, limit).unwrap_or_default()
+}
+
+/// The prompt of a plan (spec agents 6.2); `looks` is what the repository looks like.
+fn render(inputs: &Inputs, looks: &str) -> String {
     let task = &inputs.spec.inputs;
     let failure = match task.previous_failure.is_empty() {
         true => String::new(),
         false => format!("\n## An earlier attempt failed\n\n{}\n", task.previous_failure),
     };
+    let looks = if looks.is_empty() { String::new() } else { format!("\n## The repository\n\n{looks}") };
     let place = match cli::of(inputs.spec.template.executor.type_) {
         Some(_) => "Your last message is the plan: this JSON object and nothing else, no other text:",
         None => "Write JSON to the file that the environment variable OPENTIGER_PLAN names:",
     };
     format!(
         "# Plan the work\n\nThe current directory is a checkout of the repository. Do not change it.\n\n\
-         ## Requirement\n\n{}\n{failure}\n## Answer\n\n{place}\n{ANSWER}\n",
+         ## Requirement\n\n{}\n{looks}{failure}\n## Answer\n\n{place}\n{ANSWER}\n",
         task.goal
     )
 }

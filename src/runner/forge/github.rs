@@ -412,6 +412,12 @@ impl Forge for GitHub {
         Ok(told.collect())
     }
 
+    async fn close(&self, number: i64) -> Result<(), ForgeError> {
+        let route = self.repository(&format!("/pulls/{number}"));
+        let body = json!({"state": "closed"});
+        self.repeated("close the pull request", &Method::PATCH, &route, Some(&body)).await.map(drop)
+    }
+
     async fn update_branch(&self, number: i64, head: &str) -> Result<(), ForgeError> {
         let route = self.repository(&format!("/pulls/{number}/update-branch"));
         let body = json!({"expected_head_sha": head});

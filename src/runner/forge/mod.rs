@@ -91,6 +91,8 @@ pub trait Forge {
     async fn checks(&self, commit: &str) -> Result<Ci, ForgeError>;
     /// What people who may write to the repository have said about lines of the change.
     async fn review_comments(&self, number: i64) -> Result<Vec<String>, ForgeError>;
+    /// Closes a pull request without merging it. One that is closed already stays so.
+    async fn close(&self, number: i64) -> Result<(), ForgeError>;
     /// Asks the forge to merge the base into the branch, if its head is still `head`.
     async fn update_branch(&self, number: i64, head: &str) -> Result<(), ForgeError>;
     /// One commit on the base, if the head is still `head`.

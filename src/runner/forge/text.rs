@@ -42,8 +42,7 @@ pub fn pull_request(inputs: &Inputs, files: &[ChangedFile], note: &str) -> Text 
     let mut body = String::new();
     let goal: String = spec.goal.chars().take(MAX_GOAL).collect();
     let _ = writeln!(body, "## Goal\n{}\n", without_closing(goal.trim()));
-    // A merge into a branch that is merged later closes nothing by itself.
-    if let (Some(issue), None) = (&spec.context.issue, &inputs.spec.repository.merge_into) {
+    if let Some(issue) = &spec.context.issue {
         let _ = writeln!(body, "Closes #{}\n", issue.number);
     }
     let _ = writeln!(body, "## Task\n- [task:{}]", task.uid);

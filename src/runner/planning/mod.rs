@@ -5,6 +5,8 @@
 //! | reads the requirement from the trusted clone, computes the plan's signature | writes the plan | puts the plan in order and hands its Tasks over to the API |
 //! | asks the forge for the open issues, if the System wants them: with any there is no plan | nothing | hands the Tasks of the issues over and marks the issues |
 //!
+//! The agent is also told what the repository looks like ([`crate::plan::planner::snapshot`]).
+//!
 //! A plan that would be the last one again ends before a model is paid for. What the agent writes is
 //! testimony: it is read within bounds, and only `publish` holds the token of the API.
 
@@ -19,6 +21,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::checkout::{CheckoutError, Paths, file};
+use super::exchange;
 use super::forge::github::GitHub;
 use super::git::{FailureKind, Git, GitError};
 use crate::crd::planner::PlanTask;
@@ -26,16 +29,19 @@ use crate::crd::wire::Inputs;
 use crate::plan::planner::is_untouched;
 use crate::plan::planner::issue::Chosen;
 use crate::plan::planner::requirement::{self, Requirement};
+use crate::plan::planner::snapshot::{self, Files};
 use crate::plan::replan::is_same_plan;
 
 /// Name of the file in the exchange directory in which the agent leaves its plan.
 pub const PLAN_FILE: &str = "plan.json";
 /// Name of the file in the exchange directory that says that there is nothing to plan.
 pub const SKIP_FILE: &str = "plan.skip";
+/// Name of the file in the exchange directory that says what the repository looks like.
+pub const SNAPSHOT_FILE: &str = "plan.snapshot";
 /// Largest requirement, in bytes.
 const MAX_REQUIREMENT: usize = 64 * 1024;
-/// Files that are looked at to tell whether a repository holds anything, in bytes of their names.
-const MAX_LISTING: usize = 16 * 1024;
+/// Files that are looked at to tell what a repository holds, in bytes of their names.
+const MAX_LISTING: usize = 512 * 1024;
 
 /// What `checkout` has found, for `publish`. Lies where the agent cannot reach it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -102,11 +108,13 @@ pub async fn prepare(
     let hash = requirement::hash(&requirement);
     let signature = requirement::signature(&hash, head, &repository.url, &repository.base_branch);
     let skip = !plans || is_same_plan(&signature, target.unless_signature.as_deref(), true);
+    let listing = listing(bare, head).await?;
+    let looks = if skip { String::new() } else { snapshot(bare, head, &listing).await };
     let facts = PlanFacts {
         head: head.to_owned(),
         signature,
         requirement,
-        repository_is_empty: is_empty(bare, head).await?,
+        repository_is_empty: !is_cut(&listing) && is_untouched(names(&listing)),
         skip,
         issues: chosen.tasks.into_iter().map(|task| PlanTask { name: task.name, spec: task.spec }).collect(),
         passed_over: chosen.warnings,
@@ -115,6 +123,7 @@ pub async fn prepare(
         .map_err(io::Error::other)
         .and_then(|text| fs::write(PlanFacts::path(paths), text))
         .and_then(|()| mark(&paths.exchange, skip))
+        .and_then(|()| exchange::write_text(&paths.exchange, SNAPSHOT_FILE, &looks))
         .map_err(file("write what is planned from"))
 }
 
@@ -149,9 +158,34 @@ fn unusable(detail: &str) -> GitError {
     GitError::new(FailureKind::RequirementUnusable, "read the requirement", detail)
 }
 
-async fn is_empty(bare: &Git, head: &str) -> Result<bool, GitError> {
+/// Names of the files of `head`, each followed by a zero byte, within bounds.
+async fn listing(bare: &Git, head: &str) -> Result<String, GitError> {
     let arguments = ["-r", "-z", "--name-only", "--full-tree", head];
     let listing = bare.command("ls-tree").args(arguments).keep(MAX_LISTING).run().await?;
-    let listing = String::from_utf8_lossy(&listing);
-    Ok(listing.len() < MAX_LISTING && is_untouched(listing.split('\0').filter(|name| !name.is_empty())))
+    Ok(String::from_utf8_lossy(&listing).into_owned())
+}
+
+fn is_cut(listing: &str) -> bool {
+    listing.len() >= MAX_LISTING
+}
+
+fn names(listing: &str) -> impl Iterator<Item = &str> {
+    // What is cut, is cut in the middle of a name.
+    let whole = listing.rsplit_once('\0').map_or("", |(whole, _)| whole);
+    whole.split('\0').filter(|name| !name.is_empty())
+}
+
+/// What the agent is told of the repository.
+async fn snapshot(bare: &Git, head: &str, listing: &str) -> String {
+    let files = Files { paths: names(listing).collect(), cut: is_cut(listing) };
+    let mut texts = Vec::new();
+    for path in snapshot::TEXTS.into_iter().filter(|path| files.paths.contains(path)) {
+        let object = format!("{head}:{path}");
+        let limit = snapshot::MAX_TEXT * 4;
+        // A link, or a file that cannot be read, is no loss: the agent has the checkout.
+        if let Ok(bytes) = bare.command("cat-file").args(["blob", &object]).keep(limit).run().await {
+            texts.push((path, String::from_utf8_lossy(&bytes).into_owned()));
+        }
+    }
+    snapshot::render(&files, &texts)
 }

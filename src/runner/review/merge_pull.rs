@@ -76,6 +76,7 @@ async fn attempt(
     };
     let pull = settled(forge, found.number).await?;
     if pull.state == State::Merged {
+        close_replaced(inputs, target, forge, &pull).await;
         return Ok(merged(inputs, &pull, pull.merge_commit.clone(), true));
     }
     must_be_open(&pull)?;
@@ -101,13 +102,38 @@ async fn attempt(
         }
     }
     match forge.squash(pull.number, &pull.head, &text::merge(inputs, pull.number)).await {
-        Ok(Merge::Merged(commit)) => Ok(merged(inputs, &pull, Some(commit), false)),
+        Ok(Merge::Merged(commit)) => {
+            close_replaced(inputs, target, forge, &pull).await;
+            Ok(merged(inputs, &pull, Some(commit), false))
+        }
         Ok(Merge::HeadMoved) => Ok(Try::Again("its head moved".into())),
         Ok(Merge::Refused(words)) if is_passing(&words) => Ok(Try::Again(words)),
         Ok(Merge::Refused(words)) => Err(refused(inputs, &words)),
         // It may have been carried out: the next try looks first.
         Err(error) if error.kind == FailureKind::Unreachable => Ok(Try::Again(error.to_string())),
         Err(error) => Err(error.into()),
+    }
+}
+
+/// Closes the pull requests that this one has taken the place of. What is merged is not lost for the sake of
+/// them.
+async fn close_replaced(inputs: &Inputs, target: &ReviewTarget, forge: &GitHub, pull: &Pull) {
+    for branch in &target.replaces {
+        let closed = async {
+            match forge.find(branch, inputs.spec.repository.proposed_to()).await? {
+                Some(other) if other.state == State::Open && other.number != pull.number => {
+                    let mark = format!("<!-- opentiger:replaced:{} -->", pull.number);
+                    let body =
+                        format!("#{} has taken the place of this pull request and is merged.", pull.number);
+                    forge.comment(other.number, &mark, &body).await?;
+                    forge.close(other.number).await
+                }
+                Some(_) | None => Ok(()),
+            }
+        };
+        if let Err(error) = closed.await {
+            println!("[opentiger] the pull request of {branch} stays open: {error}");
+        }
     }
 }
 

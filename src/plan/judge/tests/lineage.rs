@@ -5,6 +5,7 @@ use kube::ResourceExt;
 use super::world::{End, World, events};
 use crate::crd::condition::is_true;
 use crate::crd::judge::JudgeStage;
+use crate::crd::system::RepositoryMode;
 use crate::crd::task::{Retries, RiskLevel, condition};
 use crate::crd::*;
 
@@ -59,6 +60,7 @@ fn a_refused_change_is_mended_by_a_task_that_starts_from_its_branch_a54() {
         (&child.spec.commands, &child.spec.touches),
         (&vec!["make test".into()], &vec!["src/a.rs".into()])
     );
+    assert_eq!(child.annotations()[labels::REPLACES], judge.branch);
     let context = child.spec.context.clone().unwrap();
     assert_eq!(context.files, ["src/a.rs"]);
     assert!(context.notes.contains("returns the wrong sign") && child.spec.goal.ends_with("\ng"));
@@ -224,6 +226,8 @@ fn conflicting_work_is_begun_anew_once_the_cap_is_reached_a58() {
     assert_eq!((task.spec.title.as_str(), task.spec.priority), ("[Recreate-From-Main] fix (attempt 1)", 85));
     assert_eq!((&task.spec.allowed_paths, &task.spec.base_branch), (&vec!["src/**".into()], &None));
     assert_eq!(task.spec.goal, "g");
+    // Its own branch, and that of each attempt to solve the conflict.
+    assert_eq!(task.annotations()[labels::REPLACES].lines().count(), 4);
     // It may be begun anew so often only.
     let mut at = anew;
     for end in [&End::Good, &End::Good, &End::Bad] {
@@ -336,4 +340,40 @@ fn children_of_tasks_with_the_largest_inputs_are_within_the_schema() {
     );
     assert_eq!(spec.base_branch, None, "a branch that no Task can name");
     assert_eq!(world.judge("fix").stage, JudgeStage::Settled);
+}
+
+#[test]
+fn what_mends_the_mended_takes_the_place_of_both_and_keeps_the_issue() {
+    let mut world = World::new();
+    world.edit("fix", |task| {
+        let issue = crate::crd::task::IssueRef { number: 7, ..Default::default() };
+        task.spec.context.get_or_insert_default().issue = Some(issue);
+    });
+    world.run("fix", &End::Good);
+    let own = world.judge("fix").branch;
+    world.run("fix", &End::Bad);
+    let first = child_runs(&mut world, &[End::Good, End::Bad]);
+    let second = world.judge("fix").follow_up;
+    let task = &world.tasks[&second];
+    let branches: Vec<&str> = task.annotations()[labels::REPLACES].lines().collect();
+    assert_eq!(branches, [own.as_str(), world.status(&first).branch.as_str()]);
+    let issue = task.spec.context.as_ref().and_then(|context| context.issue.clone());
+    assert_eq!(issue.map(|issue| issue.number), Some(7));
+}
+
+#[test]
+fn a_new_attempt_takes_the_place_of_what_the_one_before_it_has_pushed() {
+    let mut world = World::new();
+    world.system.spec.repository.mode = RepositoryMode::GitHub;
+    world.system.spec.judge.auto_fix_max_attempts = 0;
+    world.run("fix", &End::Good);
+    let first = world.judge("fix").branch;
+    world.run("fix", &End::Bad);
+    world.edit("fix", |task| task.spec.goal = "better".into());
+    world.settle();
+    world.run("fix", &End::Good);
+    let judge = world.judge("fix");
+    assert_ne!(judge.branch, first);
+    assert_eq!(judge.replaced, std::slice::from_ref(&first));
+    assert_eq!(world.admit("fix").spec.review.unwrap().replaces, [first]);
 }
