@@ -345,6 +345,7 @@ fn children_of_tasks_with_the_largest_inputs_are_within_the_schema() {
 #[test]
 fn what_mends_the_mended_takes_the_place_of_both_and_keeps_the_issue() {
     let mut world = World::new();
+    world.system.spec.repository.mode = RepositoryMode::GitHub;
     world.edit("fix", |task| {
         let issue = crate::crd::task::IssueRef { number: 7, ..Default::default() };
         task.spec.context.get_or_insert_default().issue = Some(issue);
@@ -359,6 +360,9 @@ fn what_mends_the_mended_takes_the_place_of_both_and_keeps_the_issue() {
     assert_eq!(branches, [own.as_str(), world.status(&first).branch.as_str()]);
     let issue = task.spec.context.as_ref().and_then(|context| context.issue.clone());
     assert_eq!(issue.map(|issue| issue.number), Some(7));
+    let branches: Vec<String> = branches.into_iter().map(String::from).collect();
+    world.run(&second, &End::Good);
+    assert_eq!(world.admit(&second).spec.review.unwrap().replaces, branches);
 }
 
 #[test]
