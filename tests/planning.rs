@@ -124,7 +124,10 @@ async fn a_plan_is_put_in_order_and_handed_over_with_the_token() {
     planner.pod.checked_out().await;
     let looks = exchange::read_text(&planner.pod.paths.exchange, SNAPSHOT_FILE).expect("a snapshot");
     let readme = "\nREADME.md, from its beginning:\n\n~~~~\n";
-    assert!(looks.starts_with("The base branch has ") && looks.contains("\n- src/a.rs\n"), "{looks}");
+    assert!(
+        looks.starts_with("The base branch has ") && looks.contains("\n- docs/requirement.md\n"),
+        "{looks}"
+    );
     assert!(looks.contains(readme), "{looks}");
     planner.sent.lock().expect("lock").busy = 1;
     let result = planner.publish(PLAN, Outcome::Success).await;
