@@ -234,8 +234,9 @@ async fn many_clients_share_one_listener_and_a_slow_one_is_told() {
         if round == 5 {
             clients.truncate(3);
         }
-        let version = |n: u128| round * 10 + i64::try_from(n).expect("small") + 1;
-        write(&database, (0..4).map(|n| row(n, version(n))).collect()).await;
+        for n in 0..4 {
+            write(&database, vec![row(n, round * 10 + i64::try_from(n).expect("small") + 1)]).await;
+        }
         for (client, latest) in clients.iter_mut().zip(&mut latest) {
             for (id, version) in changes(client, 4).await {
                 assert!(latest.insert(id, version).is_none_or(|before| before < version), "never back");
